@@ -1,0 +1,40 @@
+# make demo   federate four sites on real CT, evaluate, write the report   (ARGS="--quick" is faster)
+# make test   every test                                                   (JOBS=1 for no parallelism)
+# make lint   style, types, import contracts
+# make clean  remove everything that these targets made
+PYTHON ?= python3
+JOBS ?= 2
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+# The stamp is the last thing to be written, so a failed or interrupted installation is repeated.
+$(STAMP): pyproject.toml constraints.txt
+	rm -f $@
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/fedm2ct demo $(ARGS)
+
+# One thread a worker: the tests share few cores, and sums are then in one order everywhere.
+test: $(STAMP)
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 FLWR_TELEMETRY_ENABLED=0 \
+		$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf src/*.egg-info
