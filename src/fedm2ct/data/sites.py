@@ -1,0 +1,220 @@
+"""Who learns from whom: scans split among sites, tests and the server at patient level.
+
+A *role* is a site's name, or ``"test"``, ``"meta"`` (the server's meta-set) or ``"validation"``.
+No patient may have two roles. A site may hold out slices of its own patients for validation: a
+contiguous block, kept apart by a gap, for neighbouring slices look alike.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedm2ct.data.samples import SAMPLES, load_sample
+from fedm2ct.data.scans import Scan, ScanError, read_scan
+from fedm2ct.errors import FedM2CTError
+
+TEST, META, VALIDATION = "test", "meta", "validation"
+"""Roles that are no site."""
+
+BODY_ABOVE_HU = -500.0
+"""Voxels above this count as body."""
+
+
+class SplitError(FedM2CTError):
+    """A split that would leak: a patient in two roles, or one that names no slices."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Slices of one scan that a role uses.
+
+    Attributes
+    ----------
+    scan
+        Name of a built-in sample, or path of a scan.
+    patient
+        The scan's patient.
+    slices
+        Indices to learn from or to test on.
+    held_out
+        Indices of the same scan kept for the role's own validation.
+    """
+
+    scan: str
+    patient: str
+    slices: tuple[int, ...]
+    held_out: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse no slices, and slices both used and held out."""
+        if not self.slices:
+            raise SplitError(f"Scan {self.scan}: no slices are selected; name at least one.")
+        both = sorted(set(self.slices) & set(self.held_out))
+        if both:
+            raise SplitError(f"Scan {self.scan}: slice {both[0]} is both used and held out.")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Roles and the slices each uses; checked to share no patient."""
+
+    roles: Mapping[str, tuple[Selection, ...]]
+
+    def __post_init__(self) -> None:
+        """Refuse a patient in two roles."""
+        owner: dict[str, tuple[str, str]] = {}
+        for role, selections in self.roles.items():
+            for selection in selections:
+                other, scan = owner.setdefault(selection.patient, (role, selection.scan))
+                if other != role:
+                    raise SplitError(
+                        f"Scan {selection.scan} of {role!r} and scan {scan} of {other!r} are of "
+                        f"one patient ({selection.patient}); give each patient one role only."
+                    )
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The roles that are sites."""
+        return tuple(role for role in self.roles if role not in (TEST, META, VALIDATION))
+
+    def __getitem__(self, role: str) -> tuple[Selection, ...]:
+        """Return a role's selections; none where the role has no scans."""
+        return self.roles.get(role, ())
+
+
+def load_scan(name_or_path: str | os.PathLike[str]) -> Scan:
+    """Load a built-in sample by its name, or read a scan from a path.
+
+    A name of a sample means the sample, even beside a file of that name: write ``./name`` then.
+
+    Raises
+    ------
+    ScanError
+        If it is neither, or cannot be read.
+    SamplesUnavailable
+        If the sample cannot be had.
+    """
+    text = os.fspath(name_or_path)
+    if text in SAMPLES:
+        return load_sample(text)
+    if not Path(text).exists() and not Path(text.partition("#")[0]).exists():
+        close = difflib.get_close_matches(text, SAMPLES, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"samples are {', '.join(SAMPLES)}."
+        raise ScanError(f"{text}: no such scan file, folder or sample: {hint}")
+    return read_scan(text)
+
+
+def select(
+    scan: Scan,
+    count: int,
+    *,
+    source: str | None = None,
+    held_out_fraction: float = 0.0,
+    gap_slices: int = 2,
+) -> Selection:
+    """Select evenly spaced slices of a scan, some of them held out (see `hold_out`).
+
+    Parameters
+    ----------
+    scan
+        The scan.
+    count
+        Number of slices, including those held out and those lost in the gap.
+    source
+        Name or path by which the scan can be loaded again; the scan's name by default.
+    held_out_fraction, gap_slices
+        Passed to `hold_out`.
+    """
+    picked = pick_slices(scan, count)
+    used, held_out = hold_out(picked, held_out_fraction, gap_slices)
+    return Selection(source or scan.name, scan.patient, used, held_out)
+
+
+def pick_slices(scan: Scan, count: int, minimum_body: float = 0.25) -> tuple[int, ...]:
+    """Evenly spaced slices of a scan, without those that show almost no body.
+
+    Parameters
+    ----------
+    scan
+        The scan.
+    count
+        Number of slices; all that qualify if there are fewer.
+    minimum_body
+        A slice qualifies if its body area is at least this fraction of the largest slice's.
+
+    Returns
+    -------
+    Indices in increasing order.
+
+    Raises
+    ------
+    SplitError
+        If ``count`` is not positive.
+    """
+    if count < 1:
+        raise SplitError(f"Scan {scan.name}: {count} slices were asked for, expected at least 1.")
+    area = _body_area(scan)
+    good = np.flatnonzero(area >= minimum_body * area.max())
+    if count >= len(good):
+        return tuple(good.tolist())
+    # the middle of each of `count` equal parts
+    places = (np.arange(count) + 0.5) * len(good) / count
+    return tuple(good[places.astype(int)].tolist())
+
+
+def hold_out(
+    slices: Sequence[int], fraction: float, gap_slices: int = 2
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Hold out the last, contiguous block of slices, and drop those too near to it.
+
+    Parameters
+    ----------
+    slices
+        Indices in a scan.
+    fraction
+        Part to hold out, at least one slice unless 0; below 1.
+    gap_slices
+        Slices less than or exactly this many slices of the scan away from the block are dropped.
+
+    Returns
+    -------
+    used, held_out
+        Indices in increasing order; disjoint.
+
+    Raises
+    ------
+    SplitError
+        If the fraction is out of range or nothing would be left to learn from.
+    """
+    if not 0 <= fraction < 1 or gap_slices < 0:
+        raise SplitError(
+            f"Held-out fraction is {fraction} and gap {gap_slices}: "
+            "expected a fraction from 0 to below 1 and a gap of at least 0."
+        )
+    ordered = sorted(set(slices))
+    if fraction == 0:
+        return tuple(ordered), ()
+    number = max(1, round(fraction * len(ordered)))
+    block = tuple(ordered[-number:])
+    used = tuple(i for i in ordered[:-number] if block[0] - i > gap_slices)
+    if not used:
+        raise SplitError(
+            f"Holding out {number} of {len(ordered)} slices with a gap of {gap_slices} leaves "
+            "none to learn from; use more slices or a smaller gap."
+        )
+    return used, block
+
+
+def count_patients(selections: Iterable[Selection]) -> int:
+    """Return the number of different patients."""
+    return len({selection.patient for selection in selections})
+
+
+def _body_area(scan: Scan) -> NDArray[np.int64]:
+    """Pixels above `BODY_ABOVE_HU` in each slice, shape ``(z,)``."""
+    return np.array([int((plane > BODY_ABOVE_HU).sum()) for plane in scan.hu], dtype=np.int64)
