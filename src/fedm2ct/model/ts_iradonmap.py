@@ -1,0 +1,214 @@
+"""TS-iRadonMAP: one site's reconstruction, and which of its numbers may leave the site.
+
+    sinogram --F--> filtered --B--> x0 --+--> S(.; protocol) = z   shared, prompted
+                                         +--> P(.) = x             private
+
+F and B are the sinogram network and the learnable back-projection (private, bound to the site's
+geometry); P is the private image network; S the shared one, the only part that is exchanged
+(FedM2CT, doi 10.34133/cbsystems.0376). How P and S are coupled is our own design: ``side-by-side``
+feeds both with x0, ``cascaded`` lets P also see z.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedm2ct.model.backprojection import LearnableBackprojection
+from fedm2ct.model.image import PromptedNetwork, build_image_network
+from fedm2ct.model.prompt import condition_vector
+from fedm2ct.model.sinogram import SinogramNetwork
+from fedm2ct.physics.analytic import fbp
+from fedm2ct.physics.operators import Projector
+from fedm2ct.physics.protocols import Protocol
+from fedm2ct.units import MU_WATER_PER_MM
+
+Coupling = Literal["side-by-side", "cascaded"]
+Ownership = Literal["shared", "private"]
+SHARED_PREFIX = "shared."
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which networks a TS-iRadonMAP is made of.
+
+    Attributes
+    ----------
+    private, shared
+        Registered image networks; None leaves the network out.
+    width
+        Channels at the finest level of both networks.
+    prompted
+        Whether the protocol modulates the shared network.
+    coupling
+        ``side-by-side`` or ``cascaded`` (the private network also sees the shared one's output).
+    learn_projection
+        Whether F and B are learned; otherwise they stay analytical, that is, FBP.
+    shared_input
+        What the shared network corrects: the site's learned x0, or plain FBP, which looks the
+        same at every site of a protocol, and at the server.
+    consistency
+        Whether the private network also sees the FBP of what its input image (the shared one's
+        output where cascaded, else x0) leaves unexplained of the measurement.
+    """
+
+    private: str | None = "unet"
+    shared: str | None = "unet"
+    width: int = 16
+    prompted: bool = True
+    coupling: Coupling = "cascaded"
+    learn_projection: bool = True
+    shared_input: Literal["fbp", "learned"] = "learned"
+    consistency: bool = False
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a TS-iRadonMAP makes of a sinogram; images ``(batch, 1, row, column)``, air 0, water 1.
+
+    `private` and `shared` are None where the model has no such network.
+    """
+
+    initial: Tensor
+    shared: Tensor | None
+    private: Tensor | None
+    weight: Tensor
+
+    @property
+    def final(self) -> Tensor:
+        """The site's reconstruction: private and shared weighted, or the only one there is."""
+        if self.private is None:
+            return self.initial if self.shared is None else self.shared
+        if self.shared is None:
+            return self.private
+        return self.weight * self.private + (1 - self.weight) * self.shared
+
+
+class SharedNetwork(nn.Module):
+    """The part that travels: an image network, prompted or not. No buffers, no geometry."""
+
+    def __init__(self, name: str, width: int, features: int | None) -> None:
+        super().__init__()
+        network = build_image_network(name, 1, width)
+        self.body = network if features is None else PromptedNetwork(network, features)
+
+    def forward(self, image: Tensor, condition: Tensor) -> Tensor:
+        """Correct an image under a protocol's condition vector ``(features,)``."""
+        if isinstance(self.body, PromptedNetwork):
+            corrected: Tensor = self.body(image, condition.expand(len(image), -1))
+            return corrected
+        plain: Tensor = self.body(image)
+        return plain
+
+
+class TSiRadonMAP(nn.Module):
+    """Two-stage iRadonMAP of one protocol; untrained it equals FBP."""
+
+    condition: Tensor
+    private_weight: Tensor
+
+    def __init__(self, protocol: Protocol, spec: ModelSpec) -> None:
+        super().__init__()
+        self.protocol, self.spec = protocol, spec
+        condition = condition_vector(protocol)
+        self.register_buffer("condition", condition, persistent=False)
+        self.register_buffer("private_weight", torch.tensor(0.5))
+        self.sinogram = SinogramNetwork(protocol.geometry)
+        self.backprojection = LearnableBackprojection(protocol.geometry, protocol.grid)
+        if not spec.learn_projection:
+            for part in (self.sinogram, self.backprojection):
+                part.requires_grad_(False)
+        self.shared = None
+        if spec.shared is not None:
+            features = len(condition) if spec.prompted else None
+            self.shared = SharedNetwork(spec.shared, spec.width, features)
+        self.private = None
+        if spec.private is not None:
+            self.private = build_image_network(spec.private, self._private_inputs(), spec.width)
+        self.projector = Projector(protocol.geometry, protocol.grid) if spec.consistency else None
+
+    @property
+    def _cascaded(self) -> bool:
+        return self.spec.shared is not None and self.spec.coupling == "cascaded"
+
+    def _private_inputs(self) -> int:
+        return 1 + self._cascaded + self.spec.consistency
+
+    def analytical(self, sinogram: Tensor) -> Tensor:
+        """Return FBP, which x0 starts from."""
+        return fbp(sinogram, self.protocol.geometry, self.protocol.grid)
+
+    @property
+    def needs_analytical(self) -> bool:
+        """Whether FBP itself is part of the reconstruction."""
+        return not self.spec.learn_projection or (
+            self.shared is not None and self.spec.shared_input == "fbp"
+        )
+
+    def unexplained(self, sinogram: Tensor, image: Tensor) -> Tensor:
+        """Return the FBP of the measurement less the image's projection."""
+        assert self.projector is not None
+        return self.analytical(sinogram - self.projector(image) * MU_WATER_PER_MM)
+
+    def forward(self, sinogram: Tensor, analytical: Tensor | None = None) -> Reconstruction:
+        """Reconstruct line integrals ``(batch, 1, view, bin)``.
+
+        `analytical` hands in the sinogram's FBP where it is known already.
+        """
+        if analytical is None and self.needs_analytical:
+            analytical = self.analytical(sinogram)
+        if self.spec.learn_projection:
+            x0: Tensor = self.backprojection(self.sinogram(sinogram))
+        else:
+            assert analytical is not None
+            x0 = analytical
+        shared = None
+        if self.shared is not None:
+            plain = analytical if self.spec.shared_input == "fbp" else x0
+            shared = self.shared(plain, self.condition)
+        private = None
+        if self.private is not None:
+            private = self.private(self._private_view(sinogram, x0, shared))
+        return Reconstruction(x0, shared, private, self.private_weight)
+
+    def _private_view(self, sinogram: Tensor, x0: Tensor, shared: Tensor | None) -> Tensor:
+        """Stack what the private network sees; no gradient flows from it into the shared one."""
+        views = [x0] if shared is None or not self._cascaded else [shared.detach(), x0]
+        if self.spec.consistency:
+            views.append(self.unexplained(sinogram, views[0].detach()))
+        return torch.cat(views, dim=1)
+
+    def declare(self) -> dict[str, Ownership]:
+        """Say for every parameter and every buffer of the state whether it is shared or private."""
+        return {
+            name: "shared" if name.startswith(SHARED_PREFIX) else "private"
+            for name in self.state_dict()
+        }
+
+    def shared_state(self) -> dict[str, Tensor]:
+        """Return copies of the shared parameters, on the CPU."""
+        return self._state("shared")
+
+    def private_state(self) -> dict[str, Tensor]:
+        """Return copies of the private parameters and buffers, on the CPU."""
+        return self._state("private")
+
+    def _state(self, owner: Ownership) -> dict[str, Tensor]:
+        declared = self.declare()
+        state = self.state_dict()
+        return {n: t.detach().cpu().clone() for n, t in state.items() if declared[n] == owner}
+
+    def load_shared(self, state: dict[str, Tensor]) -> None:
+        """Take over downloaded shared parameters.
+
+        Raises
+        ------
+        ValueError
+            When the names are not exactly those that this model declares as shared.
+        """
+        expected = set(self.shared_state())
+        if set(state) != expected:
+            odd = sorted(set(state) ^ expected)
+            raise ValueError(f"shared parameters do not match the model's: {', '.join(odd[:5])}")
+        self.load_state_dict(state, strict=False)

@@ -1,0 +1,73 @@
+"""Prompts: bounded, sensitive to what matters, honest about what is missing."""
+
+import dataclasses
+import math
+import warnings
+
+import pytest
+import torch
+
+from fedm2ct.model.prompt import PromptMLP, PromptRangeWarning, condition_vector
+from fedm2ct.physics.geometry import equispaced_angles
+from fedm2ct.physics.protocols import PROTOCOLS
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_finite_bounded_and_of_one_length(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptRangeWarning)
+        vector = condition_vector(PROTOCOLS[name])
+    assert vector.shape == condition_vector(PROTOCOLS["demo-sparse"]).shape
+    assert torch.isfinite(vector).all()
+    assert vector.abs().max() <= 2
+
+
+def test_the_angular_span_is_seen() -> None:
+    base = PROTOCOLS["demo-low-mas"]
+    half = dataclasses.replace(
+        base,
+        geometry=dataclasses.replace(
+            base.geometry, angles_rad=equispaced_angles(base.geometry.n_views, math.radians(120))
+        ),
+    )
+    turned = dataclasses.replace(
+        half,
+        geometry=dataclasses.replace(
+            half.geometry,
+            angles_rad=equispaced_angles(base.geometry.n_views, math.radians(120), math.pi / 2),
+        ),
+    )
+    vectors = [condition_vector(p) for p in (base, half, turned)]
+    assert (vectors[0] - vectors[1]).abs().max() > 0.3
+    assert (vectors[1] - vectors[2]).abs().max() > 0.3
+
+
+def test_a_full_scan_has_no_direction() -> None:
+    base = PROTOCOLS["demo-low-mas"]
+    turned = dataclasses.replace(
+        base,
+        geometry=dataclasses.replace(
+            base.geometry, angles_rad=equispaced_angles(base.geometry.n_views, 2 * math.pi, 1.0)
+        ),
+    )
+    assert torch.allclose(condition_vector(base), condition_vector(turned), atol=1e-5)
+
+
+def test_a_missing_voltage_differs_from_a_usual_one() -> None:
+    base = PROTOCOLS["demo-low-mas"]
+    missing = dataclasses.replace(base, tube_kvp=None)
+    known = dataclasses.replace(base, tube_kvp=110.0)
+    assert not torch.equal(condition_vector(missing), condition_vector(known))
+
+
+def test_out_of_range_is_warned_about() -> None:
+    odd = dataclasses.replace(PROTOCOLS["demo-low-mas"], photons=1e9)
+    with pytest.warns(PromptRangeWarning, match="photons"):
+        condition_vector(odd)
+
+
+def test_the_mlp_starts_at_identity_for_any_condition() -> None:
+    mlp = PromptMLP(5, [4, 8])
+    for gamma, beta in mlp(torch.randn(3, 5)):
+        assert not gamma.any()
+        assert not beta.any()

@@ -1,0 +1,159 @@
+"""TS-iRadonMAP: untrained it is FBP; what is shared is declared; gradients stay apart."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from fedm2ct.model.image import IMAGE_NETWORKS
+from fedm2ct.model.ts_iradonmap import ModelSpec, TSiRadonMAP
+from fedm2ct.physics.analytic import fbp
+from fedm2ct.physics.geometry import (
+    FanGeometry,
+    Geometry,
+    ImageGrid,
+    ParallelGeometry,
+    equispaced_angles,
+)
+from fedm2ct.physics.phantoms import abdomen_like, ellipse_sinogram
+from fedm2ct.physics.protocols import PROTOCOLS, Protocol
+
+pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
+GRID = ImageGrid(32, 32, 12.0)
+FULL, SHORT, LIMITED = (
+    equispaced_angles(40),
+    equispaced_angles(30, math.radians(225)),
+    equispaced_angles(16, math.radians(100)),
+)
+
+
+def fan(angles: tuple[float, ...], detector: str, offset: float = 0.0) -> FanGeometry:
+    return FanGeometry(angles, 48, 18.0, 595.0, 1085.6, detector, offset)  # type: ignore[arg-type]
+
+
+GEOMETRIES: dict[str, Geometry] = {
+    "parallel": ParallelGeometry(equispaced_angles(36, math.pi), 48, 9.0),
+    "parallel full": ParallelGeometry(FULL, 48, 9.0),
+    "flat": fan(FULL, "flat"),
+    "curved": fan(FULL, "curved"),
+    "flat short": fan(SHORT, "flat"),
+    "curved short": fan(SHORT, "curved"),
+    "curved limited": fan(LIMITED, "curved"),
+    "shifted": fan(FULL, "flat", offset=120.0),
+}
+
+
+def protocol(geometry: Geometry) -> Protocol:
+    return Protocol("test", geometry, GRID, 1e5, 10.0)
+
+
+def sinogram(geometry: Geometry) -> torch.Tensor:
+    body = abdomen_like(torch.Generator().manual_seed(1))
+    return ellipse_sinogram(body, geometry).float()
+
+
+@pytest.mark.parametrize("coupling", ["cascaded", "side-by-side"])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_untrained_is_fbp_in_every_output(name: str, coupling: str) -> None:
+    geometry = GEOMETRIES[name]
+    model = TSiRadonMAP(protocol(geometry), ModelSpec(width=4, coupling=coupling))  # type: ignore[arg-type]
+    data = sinogram(geometry)
+    expected = fbp(data, geometry, GRID)
+    result = model(data)
+    for image in (result.initial, result.shared, result.private, result.final):
+        assert image is not None
+        assert (image - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", IMAGE_NETWORKS)
+def test_every_network_trains_as_private_and_as_shared(name: str) -> None:
+    geometry = GEOMETRIES["flat"]
+    torch.manual_seed(0)
+    spec = ModelSpec(private=name, shared=name, width=4)
+    model = TSiRadonMAP(protocol(geometry), spec)
+    data, truth = sinogram(geometry), torch.zeros(1, 1, 32, 32)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(5):
+        result = model(data)
+        loss = (result.private - truth).square().mean() + (result.shared - truth).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_every_name_is_declared_and_only_the_shared_network_is_shared() -> None:
+    model = TSiRadonMAP(PROTOCOLS["demo-sparse"], ModelSpec(width=4))
+    declared = model.declare()
+    assert set(declared) == set(model.state_dict())
+    assert {n for n, owner in declared.items() if owner == "shared"} == {
+        n for n in model.state_dict() if n.split(".")[0] == "shared"
+    }
+    assert not (set(model.shared_state()) & set(model.private_state()))
+    assert not list(model.shared.buffers())  # type: ignore[union-attr]
+
+
+def test_shared_states_of_sites_with_other_geometries_fit_one_another() -> None:
+    one, two = (
+        TSiRadonMAP(protocol(GEOMETRIES[n]), ModelSpec(width=4)) for n in ("flat", "parallel")
+    )
+    two.load_shared(one.shared_state())
+    for name, tensor in one.shared_state().items():
+        assert torch.equal(tensor, two.shared_state()[name])
+
+
+def test_load_shared_refuses_other_names() -> None:
+    model = TSiRadonMAP(protocol(GEOMETRIES["flat"]), ModelSpec(width=4))
+    state = model.shared_state()
+    with pytest.raises(ValueError, match="private_weight"):
+        model.load_shared({**state, "private_weight": torch.tensor(1.0)})
+
+
+def test_the_private_loss_sends_no_gradient_into_the_shared_network() -> None:
+    geometry = GEOMETRIES["flat"]
+    model = TSiRadonMAP(protocol(geometry), ModelSpec(width=4, coupling="cascaded"))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    model(sinogram(geometry)).private.square().mean().backward()
+    assert all(p.grad is None for p in model.shared.parameters())  # type: ignore[union-attr]
+    assert all(p.grad is not None for p in model.private.parameters())  # type: ignore[union-attr]
+
+
+def test_the_prompt_changes_nothing_at_the_start_and_something_later() -> None:
+    geometry = GEOMETRIES["flat"]
+    model = TSiRadonMAP(protocol(geometry), ModelSpec(private=None, width=4))
+    for name, parameter in model.shared.named_parameters():  # type: ignore[union-attr]
+        if ".prompt." not in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    image = torch.rand(2, 1, 32, 32)
+    one, two = model.condition, TSiRadonMAP(protocol(GEOMETRIES["parallel"]), model.spec).condition
+    with torch.no_grad():
+        before = model.shared(image, one)  # type: ignore[misc]
+        assert torch.equal(before, model.shared(image, two))  # type: ignore[misc]
+        torch.nn.init.normal_(model.shared.body.prompt.layers[-1].weight)  # type: ignore[union-attr]
+        assert not torch.allclose(model.shared(image, one), model.shared(image, two))  # type: ignore[misc]
+
+
+def test_consistency_channel_is_zero_for_an_image_that_explains_the_data() -> None:
+    geometry = GEOMETRIES["parallel full"]
+    model = TSiRadonMAP(protocol(geometry), ModelSpec(width=4, consistency=True))
+    image = torch.rand(1, 1, 32, 32)
+    from fedm2ct.units import MU_WATER_PER_MM
+
+    data = model.projector(image) * MU_WATER_PER_MM  # type: ignore[misc]
+    assert model.unexplained(data, image).abs().max() < 1e-4
+    assert model.unexplained(data, image * 0.5).abs().max() > 0.1
+
+
+def test_final_weighs_private_against_shared() -> None:
+    model = TSiRadonMAP(protocol(GEOMETRIES["flat"]), ModelSpec(width=4))
+    result = dataclasses.replace(
+        model(sinogram(GEOMETRIES["flat"])),
+        private=torch.ones(1),
+        shared=torch.zeros(1),
+        weight=torch.tensor(0.25),
+    )
+    assert result.final.item() == 0.25
