@@ -1,0 +1,176 @@
+"""The configuration of a run: frozen models, read from TOML, with an error for each field."""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedm2ct.errors import FedM2CTError
+
+MethodName = Literal["fbp", "local", "fedavg", "pooled", "fedm2ct"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=40)]
+ImageNetworkName = Annotated[str, Field(min_length=1)]
+
+
+class ConfigError(FedM2CTError):
+    """A configuration file that cannot be used."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ScansConfig(_Model):
+    """Which scans, and how many slices of each (evenly spaced over those that show a body)."""
+
+    scans: list[str] = Field(min_length=1)
+    slices: int = Field(default=24, ge=1)
+
+
+class SiteConfig(ScansConfig):
+    """One site: its name, its protocol (a preset's name or a table) and its patients' scans."""
+
+    name: Name
+    protocol: str | dict[str, Any]
+    validation_fraction: float = Field(default=0.2, gt=0, lt=1)
+
+
+class MetaConfig(ScansConfig):
+    """The server's meta-set of paired images.
+
+    ``simulated``: `scans` are public normal-dose scans, on which the server simulates every
+    site's acquisition. ``contributed``: the sites give `slices` of their own training pairs, and
+    `scans` is not used. ``none``: there is no metamodel.
+    """
+
+    source: Literal["simulated", "contributed", "none"] = "simulated"
+    scans: list[str] = []
+    held_out: float = Field(default=0.25, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _needs_scans(self) -> Self:
+        if self.source == "simulated" and not self.scans:
+            raise ValueError("a simulated meta-set needs the names of public scans in 'scans'")
+        return self
+
+
+class ModelConfig(_Model):
+    """The image networks, the same for every method."""
+
+    private: ImageNetworkName = "unet"
+    shared: ImageNetworkName = "unet"
+    width: int = Field(default=16, ge=1, le=256)
+    learn_projection: bool = True
+    consistency: bool = False
+
+
+class TrainingConfig(_Model):
+    """The optimiser's schedule, the same for every method."""
+
+    rounds: int = Field(default=12, ge=1)
+    local_steps: int = Field(default=60, ge=1)
+    batch_size: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    projection_learning_rate: float = Field(default=3e-4, ge=0)
+    final_rate: float = Field(default=0.02, gt=0, le=1)
+    loss: Literal["l2", "charbonnier"] = "charbonnier"
+
+
+class FedM2CTConfig(_Model):
+    """What is FedM2CT's own; each switch has an ablation row."""
+
+    coupling: Literal["side-by-side", "cascaded"] = "cascaded"
+    shared_input: Literal["fbp", "learned"] = "fbp"
+    prompted: bool = True
+    lambda_private: float = Field(default=0.0, ge=0)
+    lambda_shared: float = Field(default=0.3, ge=0)
+    ramp_rounds: int = Field(default=4, ge=0)
+    meta_steps: int = Field(default=60, ge=0)
+    alpha: float | None = Field(default=None, ge=0, le=1)
+    exchange: bool = True
+
+
+class RunConfig(_Model):
+    """A whole run: sites, test patients, meta-set, networks, schedule, methods and seeds."""
+
+    name: Name
+    methods: list[MethodName] = Field(min_length=1)
+    seeds: list[int] = Field(default=[0], min_length=1)
+    image_size: int = Field(default=128, ge=16, le=1024)
+    sites: list[SiteConfig] = Field(min_length=1)
+    test: ScansConfig
+    meta: MetaConfig
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    fedm2ct: FedM2CTConfig = FedM2CTConfig()
+    window: Literal["chest", "abdomen", "head"] = "abdomen"
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        for what, items in (
+            ("site names", [site.name for site in self.sites]),
+            ("methods", list(self.methods)),
+            ("seeds", list(self.seeds)),
+        ):
+            if len(set(items)) != len(items):
+                raise ValueError(f"{what} must differ from one another")
+        return self
+
+
+def _known_fields(location: tuple[int | str, ...]) -> list[str]:
+    """Return the names of the fields beside the one at `location`."""
+    model: Any = RunConfig
+    for step in location[:-1]:
+        if isinstance(step, int):
+            continue
+        annotation = model.model_fields[step].annotation
+        model = getattr(annotation, "__args__", (annotation,))[0]
+    return list(model.model_fields)
+
+
+def _sentence(path: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    location = first["loc"]
+    field = ".".join(map(str, location)) or "the file"
+    if first["type"] == "extra_forbidden":
+        known = _known_fields(location)
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+        return f"{path}: field {field!r} is not known; {remedy}"
+    if first["type"] == "missing":
+        return f"{path}: field {field!r} is missing; add it"
+    return f"{path}: field {field!r}: {first['msg']} (got {first['input']!r:.80})"
+
+
+def parse_config(data: dict[str, Any], path: str = "configuration") -> RunConfig:
+    """Check a configuration.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file, the first wrong field and the remedy.
+    """
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_sentence(path, error)) from None
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read and check a TOML configuration.
+
+    Raises
+    ------
+    ConfigError
+        When the file is missing, is not TOML, or has a wrong or unknown field.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"{path}: cannot be read ({reason}); check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid TOML ({error})") from None
+    return parse_config(data, str(path))

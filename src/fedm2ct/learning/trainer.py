@@ -1,0 +1,217 @@
+"""What one site does with its own slices: train a TS-iRadonMAP, validate it, keep the best.
+
+The trainer knows nothing of rounds of a federation beyond their index, from which it derives the
+order of its batches and its place in the learning-rate schedule: a site that resumes at round r
+needs no random state.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fedm2ct.config import TrainingConfig
+from fedm2ct.data.simulate import PairedData
+from fedm2ct.learning.losses import validation_psnr
+from fedm2ct.learning.seeds import generator
+from fedm2ct.model.ts_iradonmap import Reconstruction, TSiRadonMAP
+from fedm2ct.physics.protocols import Protocol
+
+Loss = Callable[[Reconstruction, Tensor], Tensor]
+State = dict[str, Tensor]
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class SiteTask:
+    """A site's name, protocol and slices; training and validation slices do not overlap."""
+
+    name: str
+    protocol: Protocol
+    train: PairedData
+    validation: PairedData
+
+
+def learning_rate_factor(step: int, total: int, final: float) -> float:
+    """Return the cosine schedule's factor: 1 at the first step, `final` at the last."""
+    progress = min(1.0, step / max(1, total - 1))
+    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def make_optimiser(models: Sequence[nn.Module], training: TrainingConfig) -> torch.optim.Adam:
+    """Return Adam over the models' trainable parameters (one that several share counts once).
+
+    The sinogram network and the back-projection have a learning rate of their own.
+    """
+    projection: dict[int, nn.Parameter] = {}
+    image: dict[int, nn.Parameter] = {}
+    for model in models:
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                bound = name.startswith(("sinogram.", "backprojection."))
+                (projection if bound else image)[id(parameter)] = parameter
+    rates = ((image, training.learning_rate), (projection, training.projection_learning_rate))
+    groups = [
+        {"params": list(members.values()), "lr": rate, "base": rate}
+        for members, rate in rates
+        if members
+    ]
+    return torch.optim.Adam(groups, fused=True)
+
+
+def channels_last(model: Network) -> Network:
+    """Lay convolution weights out channels last, which is faster on CPU and GPU; in place."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    """Scale every group's base rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["base"] * factor
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer) -> State:
+    """Return the optimiser's state as named CPU tensors (``<parameter index>.<key>``)."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{index}.{key}": torch.as_tensor(value).detach().cpu().clone()
+        for index, entry in state.items()
+        for key, value in entry.items()
+    }
+
+
+def load_optimiser_state(optimiser: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Restore what `optimiser_state` returned."""
+    whole = optimiser.state_dict()
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        index, key = name.split(".", 1)
+        entries.setdefault(int(index), {})[key] = value.clone()
+    optimiser.load_state_dict({**whole, "state": entries})
+
+
+def part_of(state: Mapping[str, Tensor], prefix: str) -> State:
+    """Return the tensors whose names begin with a prefix, under the rest of their names."""
+    return {n[len(prefix) :]: t for n, t in state.items() if n.startswith(prefix)}
+
+
+class SiteTrainer:
+    """Trains one site's model round by round and keeps its best by validation."""
+
+    def __init__(
+        self,
+        task: SiteTask,
+        model: TSiRadonMAP,
+        training: TrainingConfig,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.task, self.training, self.seed, self.device = task, training, seed, device
+        self.model = channels_last(model.to(device))
+        self.optimiser = make_optimiser([self.model], training)
+        self.train_data = _Slices(task.train, self.model, device)
+        self.validation_data = _Slices(task.validation, self.model, device)
+        self.best_psnr = -math.inf
+        self.best: State = {}
+
+    def train_round(self, round_index: int, loss: Loss) -> float:
+        """Take the round's local steps (rounds count from 1); return the mean loss."""
+        order = self.batches(round_index)
+        first = (round_index - 1) * self.training.local_steps
+        steps = range(first, first + self.training.local_steps)
+        losses = [self.step(step, order, loss) for step in steps]
+        return float(torch.stack(losses).mean())
+
+    def batches(self, round_index: int) -> torch.Generator:
+        """Return the generator that draws the round's batches."""
+        return generator(self.seed, self.task.name, "batches", round_index)
+
+    def step(self, position: int, order: torch.Generator, loss: Loss) -> Tensor:
+        """Take one optimiser step, the `position`-th (from 0) of the schedule; return its loss."""
+        total = self.training.rounds * self.training.local_steps
+        set_rates(self.optimiser, learning_rate_factor(position, total, self.training.final_rate))
+        self.model.train()
+        chosen = torch.randint(len(self.train_data), (self.training.batch_size,), generator=order)
+        sinogram, truth, analytical = self.train_data.batch(chosen)
+        value = loss(self.model(sinogram, analytical), truth)
+        self.optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        self.optimiser.step()
+        return value.detach()
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Weigh private against shared on validation slices, score all, keep the best model."""
+        self.model.eval()
+        everything = torch.arange(len(self.validation_data))
+        sinogram, truth, analytical = self.validation_data.batch(everything)
+        result = self.model(sinogram, analytical)
+        scores = {}
+        if result.private is not None and result.shared is not None:
+            self.model.private_weight.fill_(best_weight(result.private, result.shared, truth))
+            scores["val_private_psnr_db"] = validation_psnr(result.private, truth)
+            scores["val_shared_psnr_db"] = validation_psnr(result.shared, truth)
+        scores["val_psnr_db"] = validation_psnr(result.final, truth)
+        if scores["val_psnr_db"] > self.best_psnr:
+            self.best_psnr = scores["val_psnr_db"]
+            self.best = {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()}
+        return scores
+
+    def best_state(self) -> State:
+        """Return the best model so far and its score."""
+        best = {f"best.{n}": t for n, t in self.best.items()}
+        return {**best, "best_psnr": torch.tensor(self.best_psnr, dtype=torch.float64)}
+
+    def state(self) -> State:
+        """Return all that the site keeps between rounds: private part, optimiser, best model."""
+        return {
+            **{f"model.{n}": t for n, t in self.model.private_state().items()},
+            **{f"optimiser.{n}": t for n, t in optimiser_state(self.optimiser).items()},
+            **self.best_state(),
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+        self.load_model_state(state)
+        load_optimiser_state(self.optimiser, part_of(state, "optimiser."))
+
+    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the model and the best model, but not the optimiser."""
+        self.model.load_state_dict(part_of(state, "model."), strict=False)
+        self.best = part_of(state, "best.")
+        self.best_psnr = float(state["best_psnr"])
+
+
+class _Slices:
+    """A site's pairs on its device; FBP is computed once where the model needs it."""
+
+    def __init__(self, data: PairedData, model: TSiRadonMAP, device: torch.device) -> None:
+        self.sinogram = data.projections.to(device)
+        self.truth = data.truth.to(device)
+        self.analytical: Tensor | None = None
+        if model.needs_analytical:
+            with torch.no_grad():
+                self.analytical = model.analytical(self.sinogram)
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        chosen = chosen.to(self.truth.device)
+        analytical = None if self.analytical is None else self.analytical[chosen]
+        return self.sinogram[chosen], self.truth[chosen], analytical
+
+
+def best_weight(private: Tensor, shared: Tensor, truth: Tensor) -> float:
+    """Return the w in [0, 1] that minimises |w private + (1 - w) shared - truth|^2."""
+    difference = private - shared
+    energy = float(difference.square().sum())
+    if energy == 0.0:
+        return 0.5
+    return min(1.0, max(0.0, float((difference * (truth - shared)).sum()) / energy))
