@@ -1,0 +1,111 @@
+"""A method of federated learning: a client half and a server half, declared together.
+
+Nothing here knows of Flower: the engine (`fedm2ct.federation.run`) carries what these halves
+return. The data's way through a round is
+
+    server.shared -> client.fit -> Upload -> (validation) -> server.aggregate -> server.shared
+
+A half keeps its own state between rounds and hands it out as named tensors, so that the engine
+can store it after every round and resume bit for bit. A half draws no random number from a global
+generator: it derives one from (seed, site, round).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What a site sends after a round.
+
+    Attributes
+    ----------
+    site
+        Name of the site.
+    shared
+        The shared parameters after local training, by name. Nothing private is ever in here.
+    samples
+        Number of training slices at the site, the usual weight of an average.
+    metrics
+        Scalars for the log, such as the training loss or the validation PSNR.
+    """
+
+    site: str
+    shared: State
+    samples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What the server makes of a round: the next shared parameters and scalars for the log."""
+
+    shared: State
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class ClientHalf(ABC):
+    """One site's half of a method."""
+
+    @abstractmethod
+    def fit(self, round_index: int, shared: State) -> Upload:
+        """Train for one round (counted from 1), starting from the downloaded shared parameters."""
+
+    @abstractmethod
+    def finish(self, shared: State) -> Mapping[str, float]:
+        """Take the final shared parameters; return the final validation scalars."""
+
+    @abstractmethod
+    def private_state(self) -> State:
+        """Return everything to be kept at the site between rounds, as CPU tensors."""
+
+    @abstractmethod
+    def load_private_state(self, state: State) -> None:
+        """Restore what `private_state` returned."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of the private state's names, shapes and dtypes: guards against a wrong file."""
+
+
+class ServerHalf(ABC):
+    """The server's half of a method."""
+
+    @abstractmethod
+    def initial_shared(self) -> State:
+        """Return the shared parameters that round 1 starts from (empty: nothing is shared)."""
+
+    @abstractmethod
+    def aggregate(self, round_index: int, shared: State, uploads: list[Upload]) -> Aggregate:
+        """Fuse validated uploads (sorted by site name) into the next shared parameters."""
+
+    def state(self) -> State:
+        """Return what the server must keep between rounds beside the shared parameters."""
+        return {}
+
+    def load_state(self, state: State) -> None:
+        """Restore what `state` returned."""
+        if state:
+            raise ValueError("this method's server keeps no state, yet the checkpoint holds some")
+
+
+def weighted_average(uploads: list[Upload]) -> State:
+    """Average the uploads' shared parameters, weighted by samples (FedAvg, McMahan et al. 2017).
+
+    Sums are taken in float64, in the order given, and returned in the parameters' dtype.
+    """
+    if not uploads:
+        raise ValueError("cannot average: no upload of this round was accepted")
+    total = float(sum(upload.samples for upload in uploads))
+    average: State = {}
+    for name, like in uploads[0].shared.items():
+        mean = sum(u.shared[name].double() * (u.samples / total) for u in uploads)
+        assert isinstance(mean, Tensor)
+        average[name] = mean.to(like.dtype)
+    return average

@@ -1,0 +1,46 @@
+"""FedAvg: average the image network over all sites (McMahan et al. 2017, arXiv 1602.05629).
+
+The image network is neither prompted nor private. What is bound to a site's geometry (sinogram
+network, back-projection weights) has another shape at each site and cannot be averaged: each site
+trains its own, as with every method here, so that only the federation differs.
+"""
+
+from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload, weighted_average
+from fedm2ct.federation.methods.setup import Halves, Setup
+from fedm2ct.federation.methods.site_client import SiteClient
+from fedm2ct.learning.mutual import supervised_loss
+from fedm2ct.model.ts_iradonmap import ModelSpec
+
+
+class AveragingServer(ServerHalf):
+    """Averages, weighted by the sites' numbers of slices."""
+
+    def __init__(self, initial: State) -> None:
+        self.initial = initial
+
+    def initial_shared(self) -> State:
+        """See `ServerHalf.initial_shared`."""
+        return self.initial
+
+    def aggregate(self, round_index: int, shared: State, uploads: list[Upload]) -> Aggregate:
+        """Return the weighted average of the uploads."""
+        return Aggregate(weighted_average(uploads))
+
+
+def build(setup: Setup) -> Halves:
+    """Build both halves."""
+    model = setup.config.model
+    spec = ModelSpec(
+        private=None,
+        shared=model.shared,
+        width=model.width,
+        prompted=False,
+        learn_projection=model.learn_projection,
+    )
+    loss = supervised_loss(setup.distance)
+    trainers = {task.name: setup.trainer(task, spec) for task in setup.tasks}
+    clients = {
+        name: SiteClient(trainer, lambda _: loss, validate_download=True, validate_training=False)
+        for name, trainer in trainers.items()
+    }
+    return Halves(AveragingServer(setup.initial_shared(spec)), dict(clients), trainers)

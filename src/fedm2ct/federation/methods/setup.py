@@ -1,0 +1,67 @@
+"""What a method is built from: the sites' tasks, the server's public scans, configuration, seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from fedm2ct.config import RunConfig
+from fedm2ct.data.scans import Scan
+from fedm2ct.federation.method import ClientHalf, ServerHalf, State
+from fedm2ct.learning.losses import DISTANCES, Distance
+from fedm2ct.learning.seeds import seeded_initialisation
+from fedm2ct.learning.trainer import SiteTask, SiteTrainer
+from fedm2ct.model.prompt import condition_vector
+from fedm2ct.model.ts_iradonmap import SHARED_PREFIX, ModelSpec, SharedNetwork, TSiRadonMAP
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that a method's two halves are built from."""
+
+    config: RunConfig
+    tasks: Sequence[SiteTask]
+    seed: int
+    public: Sequence[tuple[Scan, Sequence[int]]] = ()
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def distance(self) -> Distance:
+        """The supervised distance."""
+        return DISTANCES[self.config.training.loss]
+
+    def trainer(self, task: SiteTask, spec: ModelSpec) -> SiteTrainer:
+        """Build a site's trainer; its private weights depend on seed and site only."""
+        with seeded_initialisation(self.seed, "weights", task.name):
+            model = TSiRadonMAP(task.protocol, spec)
+        return SiteTrainer(task, model, self.config.training, self.seed, self.device)
+
+    def shared_network(self, spec: ModelSpec) -> SharedNetwork:
+        """Build the shared network; its weights depend on the seed only."""
+        assert spec.shared is not None
+        features = len(condition_vector(self.tasks[0].protocol)) if spec.prompted else None
+        with seeded_initialisation(self.seed, "weights", "shared"):
+            return SharedNetwork(spec.shared, spec.width, features)
+
+    def initial_shared(self, spec: ModelSpec) -> State:
+        """Return the shared parameters of round 1, under the names that sites use."""
+        return with_prefix(self.shared_network(spec).state_dict())
+
+
+def with_prefix(state: State) -> State:
+    """Return copies of a shared network's parameters under the names that sites use."""
+    return {f"{SHARED_PREFIX}{n}": t.detach().cpu().clone() for n, t in state.items()}
+
+
+def without_prefix(state: State) -> State:
+    """Undo `with_prefix`."""
+    return {n.removeprefix(SHARED_PREFIX): t for n, t in state.items()}
+
+
+@dataclass(frozen=True)
+class Halves:
+    """The two halves of a method, built for one run; `sites` maps each site to its trainer."""
+
+    server: ServerHalf
+    clients: dict[str, ClientHalf]
+    trainers: dict[str, SiteTrainer]

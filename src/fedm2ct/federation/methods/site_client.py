@@ -1,0 +1,75 @@
+"""The client half that most methods share: a trainer, a loss, and when to validate."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+from fedm2ct.federation.method import ClientHalf, State, Upload
+from fedm2ct.learning.trainer import Loss, SiteTrainer
+
+LossOfRound = Callable[[int], Loss]
+
+
+def fingerprint_of(state: State) -> str:
+    """Return a hash of names, shapes and dtypes."""
+    lines = [f"{n} {tuple(t.shape)} {t.dtype}" for n, t in sorted(state.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+class SiteClient(ClientHalf):
+    """Downloads, trains, validates, uploads.
+
+    Parameters
+    ----------
+    trainer
+        The site's trainer; its model decides what is shared.
+    loss_of_round
+        The loss to train with in a round.
+    validate_download
+        Whether the model is validated with the downloaded shared parameters before training, as a
+        method must whose product is the global model.
+    validate_training
+        Whether it is validated after local training, as a personalised method may.
+    """
+
+    def __init__(
+        self,
+        trainer: SiteTrainer,
+        loss_of_round: LossOfRound,
+        *,
+        validate_download: bool,
+        validate_training: bool,
+    ) -> None:
+        self.trainer, self.loss_of_round = trainer, loss_of_round
+        self.validate_download, self.validate_training = validate_download, validate_training
+
+    def fit(self, round_index: int, shared: State) -> Upload:
+        """Train for one round; see `ClientHalf.fit`."""
+        metrics: dict[str, float] = {}
+        self.trainer.model.load_shared(shared)
+        if self.validate_download:
+            metrics.update(self.trainer.validate())
+        metrics["loss"] = self.trainer.train_round(round_index, self.loss_of_round(round_index))
+        if self.validate_training:
+            metrics.update(self.trainer.validate())
+        model = self.trainer.model
+        samples = len(self.trainer.train_data)
+        return Upload(self.trainer.task.name, model.shared_state(), samples, metrics)
+
+    def finish(self, shared: State) -> Mapping[str, float]:
+        """Validate the last global model where the method's product is one."""
+        self.trainer.model.load_shared(shared)
+        metrics = self.trainer.validate() if self.validate_download else {}
+        return {**metrics, "best_val_psnr_db": self.trainer.best_psnr}
+
+    def private_state(self) -> State:
+        """See `ClientHalf.private_state`."""
+        return self.trainer.state()
+
+    def load_private_state(self, state: State) -> None:
+        """See `ClientHalf.load_private_state`."""
+        self.trainer.load_state(state)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `ClientHalf.fingerprint`."""
+        return fingerprint_of(self.trainer.model.private_state())

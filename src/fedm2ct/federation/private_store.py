@@ -1,0 +1,75 @@
+"""A site's private state on the site's own disk. It never travels."""
+
+from pathlib import Path
+
+from fedm2ct.federation.checkpoint import RunIdentity
+from fedm2ct.federation.method import State
+from fedm2ct.federation.storage import CheckpointError, RoundFiles, load_tensors, save_tensors
+
+
+class PrivateStore:
+    """The private states of one site, one file a round.
+
+    Parameters
+    ----------
+    folder
+        The site's own folder, ``UNIT/sites/SITE``.
+    site
+        Name of the site.
+    model_fingerprint
+        Hash of the names, shapes and dtypes of the site's private model.
+    identity
+        The run they belong to.
+    """
+
+    def __init__(
+        self, folder: Path, site: str, model_fingerprint: str, identity: RunIdentity
+    ) -> None:
+        self.files = RoundFiles(folder, "private")
+        self.site = site
+        self._model = model_fingerprint
+        self._identity = identity
+
+    def save(self, round_index: int, state: State) -> None:
+        """Store the private state after a round (round 0: before the first one).
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written; the older files are then untouched.
+        """
+        about = {
+            "kind": "private",
+            "site": self.site,
+            "round": round_index,
+            "model": self._model,
+            "fingerprint": self._identity.fingerprint,
+            "seed": self._identity.seed,
+        }
+        save_tensors(self.files.path(round_index), state, about)
+
+    def load(self, round_index: int) -> State:
+        """Read the private state of exactly this round back.
+
+        Raises
+        ------
+        DamagedFileError
+            If the file is missing, truncated or altered.
+        CheckpointError
+            If it belongs to another run, site, round or model.
+        """
+        path = self.files.path(round_index)
+        state, about = load_tensors(path)
+        self._identity.check(path, about)
+        expected = {"kind": "private", "site": self.site, "round": round_index}
+        if any(about.get(key) != value for key, value in expected.items()):
+            raise CheckpointError(
+                f"{path} is not the private state of site {self.site} after round {round_index}: "
+                "put the right file back, or remove it to resume from an older round"
+            )
+        if about.get("model") != self._model:
+            raise CheckpointError(
+                f"{path} was written for another private model: resume with the model the run was "
+                "started with, or choose another output folder"
+            )
+        return state

@@ -1,0 +1,304 @@
+"""Running a method in this process, through Flower, so that it can be interrupted at any time.
+
+Of a round, the sites' private states are stored first, then the log, then the server's checkpoint:
+the round counts as done when the last is there. A run that is resumed goes back to the newest round
+of which everything is there, and from then on computes the same bits as one never interrupted.
+"""
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.federation.checkpoint import Checkpoint, CheckpointStore, RunIdentity
+from fedm2ct.federation.method import ClientHalf, ServerHalf, State
+from fedm2ct.federation.resume import newest_resumable, refuse_existing_run
+from fedm2ct.federation.runlog import Event, RunLog
+from fedm2ct.federation.site import Site
+
+if TYPE_CHECKING:
+    from fedm2ct.federation.grid import LocalGrid, Traffic
+    from fedm2ct.federation.strategy import FinalReport, RoundReport
+
+logger = logging.getLogger(__name__)
+_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run ends with.
+
+    Attributes
+    ----------
+    shared
+        The final shared parameters.
+    rounds
+        Rounds that the whole run had.
+    resumed_from
+        The round that this call went on from; None if it began the run.
+    final_metrics
+        What each site's `ClientHalf.finish` returned, by site name.
+    """
+
+    shared: State
+    rounds: int
+    resumed_from: int | None
+    final_metrics: dict[str, dict[str, float]]
+
+
+def run_in_process(
+    server: ServerHalf,
+    clients: Mapping[str, ClientHalf],
+    rounds: int,
+    run_dir: Path,
+    *,
+    resume: bool,
+    seed: int,
+    fingerprint: str,
+    on_event: Callable[[Event], None] = lambda _: None,
+) -> RunResult:
+    """Run a method from its first or its last stored round to the end.
+
+    Parameters
+    ----------
+    server
+        The server's half, fresh from its constructor.
+    clients
+        The sites' halves by site name, fresh from their constructors. They train one after the
+        other, sorted by name.
+    rounds
+        Number of rounds of the whole run.
+    run_dir
+        Folder of this unit of work: ``checkpoints/``, ``sites/SITE/``, ``metrics.jsonl``,
+        ``flower.log``.
+    resume
+        Go on from what is stored there; begin where nothing is.
+    seed
+        Seed of the run: a run is resumed under the seed it was started with only.
+    fingerprint
+        Hash of the configuration: likewise.
+    on_event
+        Called with each event: every line of the log, and ``start``, ``site`` (a site has
+        replied), ``checkpoint``, ``warning`` and ``done``, which are not logged.
+
+    Returns
+    -------
+    RunResult
+        The final shared parameters and the sites' final scalars.
+
+    Raises
+    ------
+    RunExistsError
+        If the folder holds a run and `resume` is false.
+    CheckpointError
+        If what is stored cannot be used.
+    StorageError
+        If the disk is full or cannot be written to.
+    EmptyRoundError
+        If a round has no usable upload.
+    FedM2CTError
+        If an argument makes no sense, or a site cannot take the final parameters.
+    """
+    _check_arguments(clients, rounds)
+    if not resume:
+        refuse_existing_run(run_dir)
+    unit = _Unit(server, clients, run_dir, RunIdentity(fingerprint, seed), on_event)
+    resumed_from = unit.restore(rounds) if resume else None
+    if resumed_from is None:
+        unit.begin()
+    on_event(
+        {
+            "event": "start",
+            "round": resumed_from or 0,
+            "rounds": rounds,
+            "resumed": resumed_from is not None,
+        }
+    )
+    final = unit.federate(rounds)
+    on_event({"event": "done", "round": rounds})
+    return RunResult(unit.shared, rounds, resumed_from, final)
+
+
+def _check_arguments(clients: Mapping[str, ClientHalf], rounds: int) -> None:
+    if rounds < 1:
+        raise FedM2CTError(f"rounds is {rounds}: a run needs at least one round")
+    if not clients:
+        raise FedM2CTError("a run needs at least one site: name the sites in the configuration")
+    for name in clients:
+        if name == "server" or not _SITE_NAME.fullmatch(name):
+            raise FedM2CTError(
+                f"site name {name!r} cannot name a folder: use letters, digits, '.', '_' and '-', "
+                "and not the word server"
+            )
+
+
+class _Unit:
+    """One unit of work (a method under a seed) with its folder."""
+
+    def __init__(
+        self,
+        server: ServerHalf,
+        clients: Mapping[str, ClientHalf],
+        folder: Path,
+        identity: RunIdentity,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self.folder = folder
+        self.server = server
+        self.shared: State = {}
+        self.rounds_done = 0
+        self.sites = {
+            name: Site(name, clients[name], folder / "sites" / name, identity)
+            for name in sorted(clients)
+        }
+        self.checkpoints = CheckpointStore(folder / "checkpoints", identity)
+        self.log = RunLog(folder / "metrics.jsonl")
+        self.on_event = on_event
+
+    def begin(self) -> None:
+        """Store round 0: everything that round 1 starts from."""
+        self.log.rewind(-1)
+        initial = self.server.initial_shared()
+        self.shared = {name: value.detach().cpu().clone() for name, value in initial.items()}
+        for site in self.sites.values():
+            site.begin()
+        self.checkpoints.save(Checkpoint(0, self.shared, self.server.state()))
+
+    def restore(self, rounds: int) -> int | None:
+        """Go back to the newest stored round and return it; None if there is none."""
+        found = newest_resumable(self.checkpoints, list(self.sites.values()), self.warn)
+        if found is None:
+            return None
+        if found.round_index > rounds:
+            raise FedM2CTError(
+                f"{self.folder} is at round {found.round_index} already, beyond the {rounds} "
+                "rounds asked for: ask for more rounds, or choose another output folder"
+            )
+        for site in self.sites.values():
+            site.restore(found.round_index)
+        self.server.load_state(found.server)
+        self.checkpoints.files.keep(0, found.round_index)
+        self.log.rewind(found.round_index)
+        self.shared, self.rounds_done = found.shared, found.round_index
+        return found.round_index
+
+    def federate(self, rounds: int) -> dict[str, dict[str, float]]:
+        """Run the rounds that remain, and the end; return the sites' final scalars."""
+        from fedm2ct.federation.client_app import make_client_app
+        from fedm2ct.federation.grid import LocalGrid
+        from fedm2ct.federation.strategy import MethodStrategy
+
+        app = make_client_app(lambda context: self.sites[str(context.node_config["site"])])
+        grid = LocalGrid(app, list(self.sites), self._on_reply)
+        strategy = MethodStrategy(
+            self.server,
+            self.shared,
+            grid.sites,
+            rounds_done=self.rounds_done,
+            on_round=lambda report: self._on_round(report, strategy.shared, grid),
+        )
+        with _flower_log(self.folder / "flower.log"):
+            final = strategy.run(grid, rounds)
+        self.shared = strategy.shared
+        self._on_finish(final, rounds, grid)
+        return final.metrics
+
+    def warn(self, text: str) -> None:
+        """Tell the log of this process and the caller."""
+        logger.warning("%s", text)
+        self.on_event({"event": "warning", "reason": text})
+
+    def _on_reply(self, site: str, traffic: "Traffic") -> None:
+        self.on_event({"event": "site", "site": site, "seconds": traffic.seconds})
+
+    def _on_round(self, report: "RoundReport", shared: State, grid: "LocalGrid") -> None:
+        """Log a round, then store it: it is done when the checkpoint is there."""
+        self._record(_round_events(report, grid.traffic))
+        self.checkpoints.save(Checkpoint(report.round_index, shared, self.server.state()))
+        self.on_event({"event": "checkpoint", "round": report.round_index})
+
+    def _on_finish(self, final: "FinalReport", rounds: int, grid: "LocalGrid") -> None:
+        events = [
+            _line("finish", rounds, site, metrics, grid.traffic[site])
+            for site, metrics in sorted(final.metrics.items())
+        ]
+        self._record(events)
+        if final.failed:
+            reasons = "; ".join(f"{failure.site}: {failure.reason}" for failure in final.failed)
+            raise FedM2CTError(
+                f"not every site could take the final parameters ({reasons}); correct the cause "
+                f"and resume the run in {self.folder}"
+            )
+
+    def _record(self, events: list[Event]) -> None:
+        self.log.append(events)
+        for event in events:
+            self.on_event(event)
+
+
+def _round_events(report: "RoundReport", traffic: Mapping[str, "Traffic"]) -> list[Event]:
+    number = report.round_index
+    events = [
+        _line("round", number, u.site, {**u.metrics, "samples": u.samples}, traffic[u.site])
+        for u in report.uploads
+    ]
+    for kind, rejected in (("dropped", report.dropped), ("failed", report.failed)):
+        for r in rejected:
+            events.append(_line(kind, number, r.site, {"reason": r.reason}, traffic[r.site]))
+            logger.warning("round %d: site %s %s: %s", number, r.site, kind, r.reason)
+    events.sort(key=lambda event: str(event["site"]))
+    total: Event = {
+        **report.aggregate.metrics,
+        "event": "round",
+        "round": number,
+        "site": "server",
+        "bytes_up": sum(event["bytes_up"] for event in events),
+        "bytes_down": sum(event["bytes_down"] for event in events),
+        "seconds": report.seconds,
+    }
+    return [*events, total]
+
+
+def _line(
+    event: str, number: int, site: str, content: Mapping[str, object], traffic: "Traffic"
+) -> Event:
+    return {
+        **content,
+        "event": event,
+        "round": number,
+        "site": site,
+        "bytes_up": traffic.bytes_up,
+        "bytes_down": traffic.bytes_down,
+        "seconds": traffic.seconds,
+    }
+
+
+class _QuietFileHandler(logging.FileHandler):
+    """A log file that may fail to be written: it must not flood the console then."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop the line."""
+
+
+@contextlib.contextmanager
+def _flower_log(path: Path) -> Iterator[None]:
+    """Send Flower's own log lines to a file, and nowhere else, for a while."""
+    flower = logging.getLogger("flwr")
+    handlers, propagate = flower.handlers[:], flower.propagate
+    handler: logging.Handler
+    try:
+        handler = _QuietFileHandler(path, encoding="utf-8", delay=True)
+    except OSError:
+        handler = logging.NullHandler()
+    handler.setLevel(logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    flower.handlers, flower.propagate = [handler], False
+    try:
+        yield
+    finally:
+        flower.handlers, flower.propagate = handlers, propagate
+        handler.close()
