@@ -1,0 +1,1 @@
+"""From a configuration to numbers: prepare data, train units of work, evaluate, summarise."""

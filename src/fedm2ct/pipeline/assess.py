@@ -1,0 +1,82 @@
+"""Reconstruct test slices with every site's model and score them, in HU."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedm2ct.data.simulate import PairedData
+from fedm2ct.evaluation.metrics import FULL_RANGE_HU, body_mask, psnr, rmse_hu, ssim, window_range
+from fedm2ct.model.ts_iradonmap import TSiRadonMAP
+from fedm2ct.physics.analytic import fbp
+from fedm2ct.physics.protocols import Protocol
+from fedm2ct.units import relative_to_hu
+
+HuArray = NDArray[np.float32]
+Reconstructor = Callable[[torch.Tensor], torch.Tensor]
+SLICES_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class SliceScores:
+    """One number a slice and metric; `patients` says whose slice it is."""
+
+    psnr_db: list[float]
+    ssim: list[float]
+    rmse_hu: list[float]
+    psnr_window_db: list[float]
+    ssim_window: list[float]
+    patients: list[str]
+
+
+def to_hu(relative: torch.Tensor) -> HuArray:
+    """Return images ``(n, 1, row, column)`` as float32 HU ``(n, row, column)``."""
+    array: HuArray = relative_to_hu(relative[:, 0].detach().cpu()).numpy().astype(np.float32)
+    return array
+
+
+def fbp_reconstructor(protocol: Protocol) -> Reconstructor:
+    """Return conventional FBP (ramp filter) of a protocol."""
+    return lambda sinogram: fbp(sinogram, protocol.geometry, protocol.grid)
+
+
+def outputs_of(model: TSiRadonMAP) -> dict[str, Reconstructor]:
+    """Return the model's reconstruction and, where it has both networks, each one's alone."""
+    reconstructors: dict[str, Reconstructor] = {"": lambda s: model(s).final}
+    if model.private is not None and model.shared is not None:
+        reconstructors["private"] = lambda s: model(s).private
+        reconstructors["shared"] = lambda s: model(s).shared
+    return reconstructors
+
+
+@torch.no_grad()
+def reconstruct(reconstructor: Reconstructor, sinogram: torch.Tensor) -> HuArray:
+    """Reconstruct in small batches; return HU ``(n, row, column)``."""
+    return np.concatenate([to_hu(reconstructor(part)) for part in sinogram.split(SLICES_AT_ONCE)])
+
+
+def score(image: HuArray, truth: HuArray, patients: Sequence[str], window: str) -> SliceScores:
+    """Score slices in the full range and in a display window; RMSE inside the body."""
+    shown = window_range(window)
+    return SliceScores(
+        psnr_db=psnr(image, truth, FULL_RANGE_HU).tolist(),
+        ssim=ssim(image, truth, FULL_RANGE_HU).tolist(),
+        rmse_hu=rmse_hu(image, truth, body_mask(truth)).tolist(),
+        psnr_window_db=psnr(image, truth, shown).tolist(),
+        ssim_window=ssim(image, truth, shown).tolist(),
+        patients=list(patients),
+    )
+
+
+def assess(
+    reconstructors: Mapping[str, Reconstructor],
+    data: PairedData,
+    patients: Sequence[str],
+    window: str,
+) -> tuple[dict[str, HuArray], dict[str, SliceScores]]:
+    """Reconstruct and score one site's test slices with several reconstructors."""
+    truth = to_hu(data.truth)
+    images = {n: reconstruct(r, data.projections) for n, r in reconstructors.items()}
+    return images, {n: score(image, truth, patients, window) for n, image in images.items()}

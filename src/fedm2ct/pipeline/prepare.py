@@ -1,0 +1,134 @@
+"""Configuration in, tasks out: read scans, split patients, simulate every site's acquisition."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedm2ct.config import ConfigError, RunConfig, SiteConfig
+from fedm2ct.data.scans import Scan
+from fedm2ct.data.simulate import PairedData, simulate
+from fedm2ct.data.sites import META, TEST, Selection, Split, load_scan, select
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.learning.seeds import generator
+from fedm2ct.learning.trainer import SiteTask
+from fedm2ct.physics.protocols import (
+    Protocol,
+    get_protocol,
+    protocol_from_dict,
+    warn_if_truncated,
+)
+from fedm2ct.pipeline.phantom_scans import is_phantom, phantom_scan
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The scans of a run, who uses which slices of them, and each site's protocol."""
+
+    scans: Mapping[str, Scan]
+    split: Split
+    protocols: Mapping[str, Protocol]
+
+    def public(self) -> list[tuple[Scan, Sequence[int]]]:
+        """Return the server's public scans and their slices."""
+        return [(self.scans[s.scan], s.slices) for s in self.split[META]]
+
+
+def site_protocol(site: SiteConfig, image_size: int) -> Protocol:
+    """Return a site's protocol at the run's image size; warn when it truncates its field of view.
+
+    Raises
+    ------
+    ConfigError
+        Naming the site, when its protocol is not known or not complete.
+    """
+    try:
+        given = site.protocol
+        protocol = get_protocol(given) if isinstance(given, str) else protocol_from_dict(given)
+    except FedM2CTError as error:
+        raise ConfigError(f"site {site.name!r}, field 'protocol': {error}") from None
+    if protocol.grid.shape != (image_size, image_size):
+        protocol = protocol.scaled(image_size)
+    warn_if_truncated(protocol, protocol.grid.field_of_view_mm / 2)
+    return protocol
+
+
+def load_any(name: str) -> Scan:
+    """Load a sample, a file, or an analytic phantom (``phantom-1``, ``phantom-2``, ...)."""
+    return phantom_scan(name) if is_phantom(name) else load_scan(name)
+
+
+def read_cohort(config: RunConfig, progress: Progress = lambda _: None) -> Cohort:
+    """Read all scans of a run and split them by patient.
+
+    Raises
+    ------
+    FedM2CTError
+        When a scan cannot be read, a protocol is wrong, or a patient would have two roles.
+    """
+    protocols = {site.name: site_protocol(site, config.image_size) for site in config.sites}
+    wanted: dict[str, tuple[list[str], int, float]] = {
+        site.name: (site.scans, site.slices, site.validation_fraction) for site in config.sites
+    }
+    wanted[TEST] = (config.test.scans, config.test.slices, 0.0)
+    if config.meta.source == "simulated":
+        wanted[META] = (config.meta.scans, config.meta.slices, 0.0)
+    scans: dict[str, Scan] = {}
+    roles: dict[str, tuple[Selection, ...]] = {}
+    for role, (names, slices, held_out) in wanted.items():
+        for name in names:
+            if name not in scans:
+                progress(f"reading {name}")
+                scans[name] = load_any(name)
+        roles[role] = tuple(
+            select(scans[name], slices, source=name, held_out_fraction=held_out) for name in names
+        )
+    return Cohort(scans, Split(roles), protocols)
+
+
+def site_tasks(cohort: Cohort, seed: int) -> list[SiteTask]:
+    """Simulate every site's acquisition of its own patients; noise depends on seed and site."""
+    tasks = []
+    for site, protocol in cohort.protocols.items():
+        selections = cohort.split[site]
+        train = [(cohort.scans[s.scan], s.slices) for s in selections]
+        held_out = [(cohort.scans[s.scan], s.held_out) for s in selections if s.held_out]
+        tasks.append(
+            SiteTask(
+                site,
+                protocol,
+                acquire(train, protocol, generator(seed, site, "training noise")),
+                acquire(held_out, protocol, generator(seed, site, "validation noise")),
+            )
+        )
+    return tasks
+
+
+def acquire(
+    slices: Sequence[tuple[Scan, Sequence[int]]], protocol: Protocol, noise: torch.Generator
+) -> PairedData:
+    """Simulate one protocol's acquisition of slices of several scans."""
+    parts = [simulate(scan, indices, protocol, noise) for scan, indices in slices]
+    return PairedData(
+        *(
+            torch.cat([getattr(part, field.name) for part in parts])
+            for field in dataclasses.fields(PairedData)
+        )
+    )
+
+
+def acquire_tests(
+    scans: Sequence[tuple[Scan, Sequence[int]]], protocol: Protocol, site: str, seed: int
+) -> tuple[PairedData, list[str]]:
+    """Simulate a site's acquisition of test patients; return it and each slice's patient."""
+    data = acquire(scans, protocol, generator(seed, site, "test noise"))
+    return data, [scan.patient for scan, indices in scans for _ in indices]
+
+
+def quiet_repeats() -> None:
+    """Show each warning once a process."""
+    warnings.simplefilter("once", UserWarning)

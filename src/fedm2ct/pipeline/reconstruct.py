@@ -1,0 +1,68 @@
+"""Projections from a file through a site's trained model, to an image file in HU."""
+
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from fedm2ct.data.projections import read_projections
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.files import write_atomically
+from fedm2ct.physics.protocols import Protocol, protocol_from_dict
+from fedm2ct.pipeline.assess import HuArray, reconstruct
+from fedm2ct.pipeline.manifest import config_of, read_manifest
+from fedm2ct.pipeline.unit import reconstructors_of
+
+_FORMATS = (".nii.gz", ".nii", ".nrrd", ".npz")
+
+
+def reconstruct_file(
+    run: Path, site: str, projections: Path, out: Path, method: str, seed: int | None
+) -> tuple[int, ...]:
+    """Reconstruct a file of projections; return the image's shape.
+
+    Raises
+    ------
+    FedM2CTError
+        When the site or the method is not in the run, the geometry of the projections is not the
+        site's, or the ending of `out` is not known.
+    """
+    suffix = next((s for s in _FORMATS if out.name.endswith(s)), None)
+    if suffix is None:
+        raise FedM2CTError(f"{out}: unknown ending; write {', '.join(_FORMATS)}")
+    config, protocols = config_of(run), read_manifest(run)["protocols"]
+    if site not in protocols:
+        raise FedM2CTError(f"{run}: has no site {site!r}; it has {', '.join(protocols)}")
+    if method not in config.methods:
+        raise FedM2CTError(f"{run}: has no method {method!r}; it has {', '.join(config.methods)}")
+    sinogram, measured = read_projections(projections)
+    protocol = protocol_from_dict(protocols[site])
+    if (measured.geometry, measured.grid) != (protocol.geometry, protocol.grid):
+        raise FedM2CTError(
+            f"{projections}: was measured with another geometry than that of site {site}; "
+            "use projections of this site's protocol"
+        )
+    seed = config.seeds[0] if seed is None else seed
+    reconstructor = reconstructors_of({site: protocol}, run, method, seed, site)[""]
+    image = reconstruct(reconstructor, sinogram)
+    write_image(image, protocol, out, suffix)
+    return image.shape
+
+
+def write_image(image: HuArray, protocol: Protocol, out: Path, suffix: str) -> None:
+    """Write HU ``(slice, row, column)`` with its spacing, atomically."""
+    thickness = protocol.slice_thickness_mm or 1.0
+    spacing = (thickness, protocol.grid.pixel_mm, protocol.grid.pixel_mm)
+    if suffix == ".npz":
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, hu=image, spacing_zyx_mm=np.asarray(spacing))
+        write_atomically(out, buffer.getvalue())
+        return
+    volume = sitk.GetImageFromArray(image)
+    volume.SetSpacing(tuple(reversed(spacing)))  # type: ignore[no-untyped-call]  # no stubs
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"image{suffix}"
+        sitk.WriteImage(volume, str(path), useCompression=suffix != ".nii")
+        write_atomically(out, path.read_bytes())

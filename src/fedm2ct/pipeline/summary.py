@@ -1,0 +1,105 @@
+"""Units' scores in, ``summary.json`` out: by method and site, with intervals over seeds."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedm2ct.config import RunConfig
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.evaluation.metrics import FULL_RANGE_HU, WINDOWS
+from fedm2ct.evaluation.statistics import t_mean
+from fedm2ct.pipeline.manifest import versions
+from fedm2ct.pipeline.unit import unit_folder
+
+METRICS = ("psnr_db", "ssim", "rmse_hu", "psnr_window_db", "ssim_window")
+Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def read_result(run: Path, method: str, seed: int) -> Scores:
+    """Return a unit's scores: site -> output -> metric -> one number a slice.
+
+    Raises
+    ------
+    FedM2CTError
+        When the unit is not finished.
+    """
+    path = unit_folder(run, method, seed) / "result.json"
+    try:
+        scores: Scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    except (OSError, ValueError, KeyError):
+        raise FedM2CTError(
+            f"{path}: {method} with seed {seed} is not finished; go on with --resume"
+        ) from None
+    return scores
+
+
+def mean_scores(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Return each metric's mean over the slices of one output."""
+    return {metric: float(np.nanmean(scores[metric])) for metric in METRICS}
+
+
+def _site(results: list[Scores], site: str, output: str) -> dict[str, Any]:
+    """Average one site's output over slices, then over seeds."""
+    by_seed = [mean_scores(result[site][output]) for result in results]
+    means: dict[str, Any] = {m: float(np.mean([s[m] for s in by_seed])) for m in METRICS}
+    return {**means, "n_slices": len(results[0][site][output]["psnr_db"])}
+
+
+def _method(results: list[Scores]) -> dict[str, Any]:
+    sites = list(results[0])
+    table = {site: _site(results, site, "") for site in sites}
+    for site in sites:
+        outputs = [name for name in results[0][site] if name]
+        if outputs:
+            table[site]["outputs"] = {name: _site(results, site, name) for name in outputs}
+    mean: dict[str, Any] = {m: float(np.mean([table[s][m] for s in sites])) for m in METRICS}
+    if len(results) > 1:
+        for metric in METRICS:
+            by_seed = [
+                float(np.mean([mean_scores(result[s][""])[metric] for s in sites]))
+                for result in results
+            ]
+            interval = t_mean(by_seed)
+            mean[f"{metric}_interval"] = [interval.low, interval.high]
+    mean["n_slices"] = sum(table[s]["n_slices"] for s in sites)
+    return {"sites": table, "mean": mean}
+
+
+def reference(config: RunConfig) -> dict[str, Any]:
+    """Return what the metrics refer to."""
+    centre, width = WINDOWS[config.window]
+    return {
+        "data_range_hu": list(FULL_RANGE_HU),
+        "window": {"name": config.window, "centre_hu": centre, "width_hu": width},
+        "rmse_hu": "inside the body",
+        "ssim": "Gaussian 11 x 11, sigma 1.5, K 0.01 and 0.03",
+        "interval": "95 %, Student's t over seeds; slices and sites averaged first",
+    }
+
+
+def summarise_scores(config: RunConfig, results: Mapping[str, list[Scores]]) -> dict[str, Any]:
+    """Return the summary of every method's scores, one `Scores` for each seed."""
+    return {
+        "methods": {method: _method(by_seed) for method, by_seed in results.items()},
+        "reference": reference(config),
+        "config": config.model_dump(mode="json"),
+        "versions": versions(),
+    }
+
+
+def summarise(config: RunConfig, run: Path) -> dict[str, Any]:
+    """Return the summary of a finished run.
+
+    Raises
+    ------
+    FedM2CTError
+        When a unit of the run is not finished.
+    """
+    results: dict[str, list[Scores]] = {
+        m: [read_result(run, m, seed) for seed in config.seeds] for m in config.methods
+    }
+    seeds = list(config.seeds)
+    return {**summarise_scores(config, results), "seed": seeds[0] if len(seeds) == 1 else seeds}

@@ -1,0 +1,122 @@
+"""One unit of work: one method under one seed, from configuration to test scores.
+
+Its folder is ``RUN/<method>/seed-<k>/``: checkpoints, the sites' private parts and models,
+``metrics.jsonl``, and, last of all, ``result.json`` and ``arrays.npz``: a unit that has them is
+finished and is not run again.
+"""
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedm2ct.config import RunConfig, parse_config
+from fedm2ct.federation.methods import METHODS
+from fedm2ct.federation.methods.setup import Halves, Setup
+from fedm2ct.federation.run import run_in_process
+from fedm2ct.files import write_atomically
+from fedm2ct.pipeline.assess import (
+    HuArray,
+    Reconstructor,
+    assess,
+    fbp_reconstructor,
+    outputs_of,
+    to_hu,
+)
+from fedm2ct.pipeline.manifest import config_fingerprint
+from fedm2ct.pipeline.model_files import load_model, save_model
+from fedm2ct.pipeline.prepare import Cohort, acquire_tests, read_cohort, site_tasks
+
+Emit = Callable[[dict[str, Any]], None]
+CONVENTIONAL = "fbp"
+SHOWN_SLICES = 3
+
+
+def unit_folder(run: Path, method: str, seed: int) -> Path:
+    """Return the folder of a unit of work."""
+    return run / method / f"seed-{seed}"
+
+
+def model_path(run: Path, method: str, seed: int, site: str) -> Path:
+    """Return the file of a site's model."""
+    return unit_folder(run, method, seed) / "sites" / site / "model.safetensors"
+
+
+def run_unit(
+    config: dict[str, Any], method: str, seed: int, run: str, resume: bool, on_event: Emit
+) -> None:
+    """Train a method under a seed and score it on the test patients.
+
+    Plain values in, files out, so that it can run in a process of its own.
+    """
+    parsed = parse_config(config)
+    folder = unit_folder(Path(run), method, seed)
+    if (folder / "result.json").exists():
+        return
+    cohort = read_cohort(parsed, lambda text: on_event({"event": "note", "text": text}))
+    if method != CONVENTIONAL:
+        train(parsed, cohort, method, seed, folder, resume, on_event)
+    finish(parsed, cohort, method, seed, Path(run))
+    on_event({"event": "unit-done"})
+
+
+def train(
+    config: RunConfig,
+    cohort: Cohort,
+    method: str,
+    seed: int,
+    folder: Path,
+    resume: bool,
+    on_event: Emit,
+) -> None:
+    """Train a method and write every site's best model."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    setup = Setup(config, site_tasks(cohort, seed), seed, cohort.public(), device)
+    halves: Halves = METHODS[method](setup)
+    run_in_process(
+        halves.server,
+        halves.clients,
+        config.training.rounds,
+        folder,
+        resume=resume,
+        seed=seed,
+        fingerprint=config_fingerprint(config),
+        on_event=on_event,
+    )
+    for name, trainer in halves.trainers.items():
+        path = folder / "sites" / name / "model.safetensors"
+        save_model(trainer.model, trainer.best, path)
+
+
+def reconstructors_of(
+    cohort_protocols: Mapping[str, Any], run: Path, method: str, seed: int, site: str
+) -> dict[str, Reconstructor]:
+    """Return a method's reconstructors at a site, by output ('' is the method's own)."""
+    if method == CONVENTIONAL:
+        return {"": fbp_reconstructor(cohort_protocols[site])}
+    return outputs_of(load_model(model_path(run, method, seed, site)))
+
+
+def finish(config: RunConfig, cohort: Cohort, method: str, seed: int, run: Path) -> None:
+    """Score a trained method on the test patients and write the unit's result."""
+    tests = [(cohort.scans[s.scan], s.slices) for s in cohort.split["test"]]
+    scores: dict[str, dict[str, Any]] = {}
+    arrays: dict[str, HuArray] = {}
+    for site, protocol in cohort.protocols.items():
+        data, patients = acquire_tests(tests, protocol, site, seed)
+        reconstructors = reconstructors_of(cohort.protocols, run, method, seed, site)
+        images, scored = assess(reconstructors, data, patients, config.window)
+        scores[site] = {output: asdict(score) for output, score in scored.items()}
+        shown = np.linspace(0, len(patients) - 1, min(SHOWN_SLICES, len(patients))).round()
+        arrays[f"truth_hu/{site}"] = to_hu(data.truth)[shown.astype(int)]
+        arrays[f"{method}/{site}"] = images[""][shown.astype(int)]
+    folder = unit_folder(run, method, seed)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # stub forbids **dict
+    write_atomically(folder / "arrays.npz", buffer.getvalue())
+    write_atomically(folder / "result.json", json.dumps({"scores": scores}).encode())
