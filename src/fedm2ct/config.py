@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedm2ct.errors import FedM2CTError
 
-MethodName = Literal["fbp", "local", "fedavg", "pooled", "fedm2ct"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=40)]
 ImageNetworkName = Annotated[str, Field(min_length=1)]
 
@@ -82,6 +81,7 @@ class FedM2CTConfig(_Model):
     """What is FedM2CT's own; each switch has an ablation row."""
 
     coupling: Literal["side-by-side", "cascaded"] = "cascaded"
+    cascade_from: Literal["shared", "initial"] = "initial"
     shared_input: Literal["fbp", "learned"] = "fbp"
     prompted: bool = True
     lambda_private: float = Field(default=0.0, ge=0)
@@ -96,7 +96,7 @@ class RunConfig(_Model):
     """A whole run: sites, test patients, meta-set, networks, schedule, methods and seeds."""
 
     name: Name
-    methods: list[MethodName] = Field(min_length=1)
+    methods: list[Name] = Field(min_length=1)
     seeds: list[int] = Field(default=[0], min_length=1)
     image_size: int = Field(default=128, ge=16, le=1024)
     sites: list[SiteConfig] = Field(min_length=1)

@@ -42,6 +42,19 @@ class PairedData:
     truth: torch.Tensor
     clean: torch.Tensor
 
+    def __getitem__(self, chosen: slice) -> "PairedData":
+        """Return some of the pairs."""
+        return PairedData(self.projections[chosen], self.truth[chosen], self.clean[chosen])
+
+    @classmethod
+    def joined(cls, parts: "Sequence[PairedData]") -> "PairedData":
+        """Return the pairs of several, one after the other; all of one protocol."""
+        return cls(
+            torch.cat([part.projections for part in parts]),
+            torch.cat([part.truth for part in parts]),
+            torch.cat([part.clean for part in parts]),
+        )
+
 
 def simulate(
     scan: Scan,

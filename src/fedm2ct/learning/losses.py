@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedm2ct.units import HU_MAX, HU_MIN, hu_to_relative
+from fedm2ct.units import HU_MAX, HU_MIN
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 _RANGE = (HU_MAX - HU_MIN) / 1000.0
-_TOP = float(hu_to_relative(torch.tensor(HU_MAX)))
+_BOTTOM, _TOP = 1.0 + HU_MIN / 1000.0, 1.0 + HU_MAX / 1000.0
 _CHARBONNIER_EPSILON = 0.01
 
 
@@ -35,6 +35,6 @@ DISTANCES: dict[str, Distance] = {"l2": l2, "charbonnier": charbonnier}
 
 def validation_psnr(image: Tensor, truth: Tensor) -> float:
     """Return the mean PSNR over slices in dB, range [-1024, 3071] HU; values are clipped to it."""
-    difference = image.clamp(0.0, _TOP) - truth.clamp(0.0, _TOP)
+    difference = image.clamp(_BOTTOM, _TOP) - truth.clamp(_BOTTOM, _TOP)
     mse = difference.square().mean(dim=(1, 2, 3)).clamp(min=1e-12)
     return float((20 * math.log10(_RANGE) - 10 * torch.log10(mse)).mean())

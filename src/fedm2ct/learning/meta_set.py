@@ -2,22 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor
-
 from fedm2ct.data.scans import Scan
-from fedm2ct.data.simulate import simulate
-from fedm2ct.learning.metamodel import MetaPairs
+from fedm2ct.data.simulate import PairedData, simulate
+from fedm2ct.errors import FedM2CTError
 from fedm2ct.learning.seeds import generator
-from fedm2ct.model.prompt import condition_vector
-from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.protocols import Protocol
 
 PublicSlices = Sequence[tuple[Scan, Sequence[int]]]
 
 
 def _split(count: int, held_out: float) -> int:
-    """Return how many of `count` are for training; at least one is held out and one trained on."""
+    """Return how many of `count` are for training; at least one is held out and one trained on.
+
+    Raises
+    ------
+    FedM2CTError
+        When there are not two.
+    """
+    if count < 2:
+        raise FedM2CTError(
+            "the meta-set has a single slice of a scan or site, but one must be trained on and "
+            "another held out; set field 'meta.slices' to 2 or more"
+        )
     return max(1, min(count - 1, round(count * (1 - held_out))))
 
 
@@ -40,49 +46,38 @@ class SimulatedMetaSet:
             self.train.append((scan, slices[:count]))
             self.held.append((scan, slices[count:]))
 
-    def training(self, round_index: int) -> list[MetaPairs]:
+    def training(self, round_index: int) -> dict[str, PairedData]:
         """Return pairs with this round's own noise."""
         return self._pairs(self.train, f"round {round_index}")
 
-    def held_out(self) -> list[MetaPairs]:
+    def held_out(self) -> dict[str, PairedData]:
         """Return the fixed pairs on which alpha is searched."""
         return self._pairs(self.held, "held out")
 
-    def _pairs(self, public: PublicSlices, purpose: str) -> list[MetaPairs]:
-        result = []
+    def _pairs(self, public: PublicSlices, purpose: str) -> dict[str, PairedData]:
+        result = {}
         for name, protocol in self.protocols.items():
             noise = generator(self.seed, "meta-set", name, purpose)
             data = [simulate(scan, slices, protocol, noise) for scan, slices in public if slices]
-            sinogram = torch.cat([d.projections for d in data])
-            truth = torch.cat([d.truth for d in data])
-            result.append(_reconstructed(protocol, sinogram, truth))
+            result[name] = PairedData.joined(data)
         return result
 
 
 class ContributedMetaSet:
     """Pairs that sites gave to the server: the paper's way, at the price of patient images."""
 
-    def __init__(
-        self, given: Mapping[str, tuple[Protocol, Tensor, Tensor]], held_out: float
-    ) -> None:
-        self.train: list[MetaPairs] = []
-        self.held: list[MetaPairs] = []
+    def __init__(self, given: Mapping[str, PairedData], held_out: float) -> None:
+        self.train: dict[str, PairedData] = {}
+        self.held: dict[str, PairedData] = {}
         for name in sorted(given):
-            protocol, sinogram, truth = given[name]
-            pairs = _reconstructed(protocol, sinogram, truth)
-            count = _split(len(truth), held_out)
-            for target, part in ((self.train, slice(count)), (self.held, slice(count, None))):
-                target.append(MetaPairs(pairs.condition, pairs.initial[part], pairs.truth[part]))
+            count = _split(len(given[name].truth), held_out)
+            self.train[name] = given[name][:count]
+            self.held[name] = given[name][count:]
 
-    def training(self, round_index: int) -> list[MetaPairs]:
+    def training(self, round_index: int) -> dict[str, PairedData]:
         """Return the contributed pairs; they are the same in every round."""
         return self.train
 
-    def held_out(self) -> list[MetaPairs]:
+    def held_out(self) -> dict[str, PairedData]:
         """Return the pairs on which alpha is searched."""
         return self.held
-
-
-def _reconstructed(protocol: Protocol, sinogram: Tensor, truth: Tensor) -> MetaPairs:
-    initial = fbp(sinogram, protocol.geometry, protocol.grid)
-    return MetaPairs(condition_vector(protocol), initial, truth)

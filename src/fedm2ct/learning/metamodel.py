@@ -5,72 +5,75 @@
     S_next = (1 - alpha) S_bar + alpha M        alpha by line search on held-out pairs
 
 FedM2CT (doi 10.34133/cbsystems.0376) trains a metamodel on paired low/normal-dose images and fuses
-it, weighted, with the uploads. Two sources of pairs exist here. *Contributed*: sites give pairs.
-*Simulated*, our own design: sites give protocols, the server simulates each site's acquisition
-on public scans, so that no patient image leaves a site.
+it, weighted, with the uploads. Our own design: the server cannot have the sites' private sinogram
+networks and back-projections, so it keeps a *twin* of each protocol's, learned on the meta-set
+together with M. M then corrects images of the kind that the shared network meets at the sites.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol as Interface
 
 import torch
 from torch import Tensor
 
+from fedm2ct.config import TrainingConfig
+from fedm2ct.data.simulate import PairedData
 from fedm2ct.learning.losses import Distance
 from fedm2ct.learning.seeds import generator
-from fedm2ct.learning.trainer import channels_last, learning_rate_factor, set_rates
-from fedm2ct.model.ts_iradonmap import SharedNetwork
+from fedm2ct.learning.trainer import (
+    Slices,
+    channels_last,
+    learning_rate_factor,
+    load_optimiser_state,
+    make_optimiser,
+    optimiser_state,
+    part_of,
+    set_rates,
+)
+from fedm2ct.model.ts_iradonmap import SharedNetwork, TSiRadonMAP
 
 State = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class MetaPairs:
-    """Pairs made under one protocol.
-
-    Attributes
-    ----------
-    condition
-        Condition vector of the protocol, shape ``(features,)``.
-    initial, truth
-        Low-dose FBP and normal-dose images, ``(n, 1, row, column)``, air 0, water 1.
-    """
-
-    condition: Tensor
-    initial: Tensor
-    truth: Tensor
-
-
 class MetaSource(Interface):
-    """Where the server's pairs come from: one `MetaPairs` for each protocol."""
+    """Where the server's pairs come from: projections and truth for each protocol, by name."""
 
-    def training(self, round_index: int) -> list[MetaPairs]:
+    def training(self, round_index: int) -> Mapping[str, PairedData]:
         """Return the pairs to train on in a round (a simulation may draw new noise)."""
         ...
 
-    def held_out(self) -> list[MetaPairs]:
+    def held_out(self) -> Mapping[str, PairedData]:
         """Return the pairs on which alpha is searched; never trained on."""
         ...
 
 
 @dataclass(frozen=True)
 class MetaSchedule:
-    """How the metamodel is trained; rates follow the sites' schedule."""
+    """How the metamodel is trained: steps a round, the rest as at the sites."""
 
-    rounds: int
     steps: int
-    batch_size: int
-    learning_rate: float
-    final_rate: float
+    training: TrainingConfig
 
 
 class Metamodel:
-    """Trains the shared network on the server's pairs and searches alpha."""
+    """Trains the shared network and the server's twins on its pairs, and searches alpha.
+
+    Parameters
+    ----------
+    network
+        The shared network.
+    twins
+        A model for each protocol, by the meta-set's names, without a private image network; their
+        shared network is replaced by `network`.
+    source, schedule, distance, seed, device
+        The pairs, how long, the loss, the run's seed, where to compute.
+    """
 
     def __init__(
         self,
         network: SharedNetwork,
+        twins: Mapping[str, TSiRadonMAP],
         source: MetaSource,
         schedule: MetaSchedule,
         distance: Distance,
@@ -78,37 +81,37 @@ class Metamodel:
         device: torch.device,
     ) -> None:
         self.network = channels_last(network.to(device))
+        self.twins = {name: twins[name].to(device) for name in sorted(twins)}
+        for twin in self.twins.values():
+            twin.shared = self.network
         self.source, self.schedule, self.distance = source, schedule, distance
         self.seed, self.device = seed, device
-        self.optimiser = torch.optim.Adam(
-            [{"params": list(network.parameters()), "base": schedule.learning_rate}], fused=True
-        )
-        self._held_out: list[MetaPairs] | None = None
-
-    def _on_device(self, pairs: Sequence[MetaPairs]) -> list[MetaPairs]:
-        to = self.device
-        return [MetaPairs(p.condition.to(to), p.initial.to(to), p.truth.to(to)) for p in pairs]
+        self.optimiser = make_optimiser(list(self.twins.values()), schedule.training)
+        self._held_out: dict[str, Slices] | None = None
 
     def train(self, start: State, round_index: int) -> State:
         """Return M: the shared parameters after the round's meta-steps from `start`."""
         self.network.load_state_dict(start)
-        self.network.train()
         pairs = self._on_device(self.source.training(round_index))
         draw = generator(self.seed, "metamodel", round_index)
-        total = self.schedule.rounds * self.schedule.steps
+        training, names = self.schedule.training, list(pairs)
+        total = training.rounds * self.schedule.steps
         for step in range(self.schedule.steps):
             position = (round_index - 1) * self.schedule.steps + step
-            set_rates(
-                self.optimiser, learning_rate_factor(position, total, self.schedule.final_rate)
-            )
-            self._step(pairs[step % len(pairs)], draw)
+            set_rates(self.optimiser, learning_rate_factor(position, total, training.final_rate))
+            name = names[step % len(names)]
+            self._step(self.twins[name], pairs[name], draw)
         return {n: t.detach().clone() for n, t in self.network.state_dict().items()}
 
-    def _step(self, pairs: MetaPairs, draw: torch.Generator) -> None:
-        chosen = torch.randint(len(pairs.truth), (self.schedule.batch_size,), generator=draw)
-        chosen = chosen.to(self.device)
-        image = self.network(pairs.initial[chosen], pairs.condition)
-        loss = self.distance(image, pairs.truth[chosen])
+    def _on_device(self, pairs: Mapping[str, PairedData]) -> dict[str, Slices]:
+        return {n: Slices(pairs[n], self.twins[n], self.device) for n in sorted(pairs)}
+
+    def _step(self, twin: TSiRadonMAP, pairs: Slices, draw: torch.Generator) -> None:
+        batch = self.schedule.training.batch_size
+        chosen = torch.randint(len(pairs), (batch,), generator=draw)
+        sinogram, truth, analytical = pairs.batch(chosen)
+        twin.train()
+        loss = self.distance(twin(sinogram, analytical).final, truth)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
@@ -119,10 +122,11 @@ class Metamodel:
         if self._held_out is None:
             self._held_out = self._on_device(self.source.held_out())
         self.network.load_state_dict(state)
-        self.network.eval()
-        errors = [
-            (self.network(p.initial, p.condition) - p.truth).square().mean() for p in self._held_out
-        ]
+        errors = []
+        for name, pairs in self._held_out.items():
+            sinogram, truth, analytical = pairs.batch(torch.arange(len(pairs)))
+            image = self.twins[name].eval()(sinogram, analytical).final
+            errors.append((image - truth).square().mean())
         return float(torch.stack(errors).mean())
 
     def fuse(self, averaged: State, meta: State, alpha: float | None) -> tuple[State, float]:
@@ -133,6 +137,19 @@ class Metamodel:
         if alpha is None:
             alpha = line_search(lambda a: self.held_out_error(interpolate(averaged, meta, a)))
         return interpolate(averaged, meta, alpha), alpha
+
+    def state(self) -> State:
+        """Return what the server keeps between rounds: optimiser and twins."""
+        kept = {f"optimiser.{n}": t for n, t in optimiser_state(self.optimiser).items()}
+        for name, twin in self.twins.items():
+            kept.update({f"{name}/{n}": t for n, t in twin.private_state().items()})
+        return kept
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+        load_optimiser_state(self.optimiser, part_of(state, "optimiser."))
+        for name, twin in self.twins.items():
+            twin.load_state_dict(part_of(state, f"{name}/"), strict=False)
 
 
 def interpolate(start: State, end: State, alpha: float) -> State:

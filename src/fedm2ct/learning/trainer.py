@@ -87,13 +87,21 @@ def optimiser_state(optimiser: torch.optim.Optimizer) -> State:
 
 
 def load_optimiser_state(optimiser: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Restore what `optimiser_state` returned."""
+    """Restore what `optimiser_state` returned.
+
+    Files do not keep a tensor's layout in memory, and the fused optimiser pairs a parameter with
+    its moments in the order of memory: they must be laid out as the parameter is.
+    """
     whole = optimiser.state_dict()
     entries: dict[int, dict[str, Tensor]] = {}
     for name, value in state.items():
         index, key = name.split(".", 1)
         entries.setdefault(int(index), {})[key] = value.clone()
     optimiser.load_state_dict({**whole, "state": entries})
+    for parameter, entry in optimiser.state.items():
+        for key, value in entry.items():
+            if value.shape == parameter.shape:
+                entry[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def part_of(state: Mapping[str, Tensor], prefix: str) -> State:
@@ -115,8 +123,8 @@ class SiteTrainer:
         self.task, self.training, self.seed, self.device = task, training, seed, device
         self.model = channels_last(model.to(device))
         self.optimiser = make_optimiser([self.model], training)
-        self.train_data = _Slices(task.train, self.model, device)
-        self.validation_data = _Slices(task.validation, self.model, device)
+        self.train_data = Slices(task.train, self.model, device)
+        self.validation_data = Slices(task.validation, self.model, device)
         self.best_psnr = -math.inf
         self.best: State = {}
 
@@ -188,7 +196,7 @@ class SiteTrainer:
         self.best_psnr = float(state["best_psnr"])
 
 
-class _Slices:
+class Slices:
     """A site's pairs on its device; FBP is computed once where the model needs it."""
 
     def __init__(self, data: PairedData, model: TSiRadonMAP, device: torch.device) -> None:
@@ -203,6 +211,7 @@ class _Slices:
         return len(self.truth)
 
     def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the chosen slices' sinograms, truth and, where the model needs it, FBP."""
         chosen = chosen.to(self.truth.device)
         analytical = None if self.analytical is None else self.analytical[chosen]
         return self.sinogram[chosen], self.truth[chosen], analytical

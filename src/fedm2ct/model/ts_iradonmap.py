@@ -45,6 +45,8 @@ class ModelSpec:
         ``side-by-side`` or ``cascaded`` (the private network also sees the shared one's output).
     learn_projection
         Whether F and B are learned; otherwise they stay analytical, that is, FBP.
+    cascade_from
+        Which image the cascaded private network corrects; it sees the other one beside it.
     shared_input
         What the shared network corrects: the site's learned x0, or plain FBP, which looks the
         same at every site of a protocol, and at the server.
@@ -59,6 +61,7 @@ class ModelSpec:
     prompted: bool = True
     coupling: Coupling = "cascaded"
     learn_projection: bool = True
+    cascade_from: Literal["shared", "initial"] = "shared"
     shared_input: Literal["fbp", "learned"] = "learned"
     consistency: bool = False
 
@@ -174,7 +177,10 @@ class TSiRadonMAP(nn.Module):
 
     def _private_view(self, sinogram: Tensor, x0: Tensor, shared: Tensor | None) -> Tensor:
         """Stack what the private network sees; no gradient flows from it into the shared one."""
-        views = [x0] if shared is None or not self._cascaded else [shared.detach(), x0]
+        views = [x0]
+        if shared is not None and self._cascaded:
+            z = shared.detach()
+            views = [z, x0] if self.spec.cascade_from == "shared" else [x0, z]
         if self.spec.consistency:
             views.append(self.unexplained(sinogram, views[0].detach()))
         return torch.cat(views, dim=1)

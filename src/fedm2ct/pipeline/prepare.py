@@ -1,6 +1,5 @@
 """Configuration in, tasks out: read scans, split patients, simulate every site's acquisition."""
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,13 +111,7 @@ def acquire(
     slices: Sequence[tuple[Scan, Sequence[int]]], protocol: Protocol, noise: torch.Generator
 ) -> PairedData:
     """Simulate one protocol's acquisition of slices of several scans."""
-    parts = [simulate(scan, indices, protocol, noise) for scan, indices in slices]
-    return PairedData(
-        *(
-            torch.cat([getattr(part, field.name) for part in parts])
-            for field in dataclasses.fields(PairedData)
-        )
-    )
+    return PairedData.joined([simulate(s, indices, protocol, noise) for s, indices in slices])
 
 
 def acquire_tests(

@@ -42,10 +42,27 @@ def mean_scores(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _site(results: list[Scores], site: str, output: str) -> dict[str, Any]:
-    """Average one site's output over slices, then over seeds."""
+    """Average one site's output over slices, then over seeds; the same for each patient."""
     by_seed = [mean_scores(result[site][output]) for result in results]
-    means: dict[str, Any] = {m: float(np.mean([s[m] for s in by_seed])) for m in METRICS}
-    return {**means, "n_slices": len(results[0][site][output]["psnr_db"])}
+    patients = results[0][site][output]["patients"]
+    return {
+        **_over_seeds(by_seed),
+        "n_slices": len(patients),
+        "patients": {
+            patient: _over_seeds([_of_patient(r[site][output], patient) for r in results])
+            for patient in sorted(set(patients))
+        },
+    }
+
+
+def _over_seeds(by_seed: list[dict[str, float]]) -> dict[str, Any]:
+    return {metric: float(np.mean([scores[metric] for scores in by_seed])) for metric in METRICS}
+
+
+def _of_patient(scores: Mapping[str, Any], patient: str) -> dict[str, float]:
+    """Return each metric's mean over one patient's slices."""
+    chosen = [name == patient for name in scores["patients"]]
+    return mean_scores({metric: np.asarray(scores[metric])[chosen] for metric in METRICS})
 
 
 def _method(results: list[Scores]) -> dict[str, Any]:

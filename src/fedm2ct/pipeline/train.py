@@ -1,5 +1,6 @@
 """A whole run: every method under every seed, side by side in worker processes, then the report."""
 
+import difflib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,19 +8,37 @@ from typing import Any
 
 import numpy as np
 
-from fedm2ct.config import RunConfig
+from fedm2ct.config import ConfigError, RunConfig
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.jobs import Job, run_jobs
+from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.manifest import config_fingerprint, read_manifest, write_manifest
 from fedm2ct.pipeline.prepare import read_cohort
 from fedm2ct.pipeline.summary import summarise
-from fedm2ct.pipeline.unit import run_unit, unit_folder
+from fedm2ct.pipeline.unit import CONVENTIONAL, run_unit, unit_folder
 from fedm2ct.report.html import write_report
 
 Event = dict[str, Any]
-_COSTLIEST_FIRST = ("fedm2ct", "pooled", "fedavg", "local", "fbp")
+_COST = {"fedm2ct": 3, "fbp": 0}
+"""Relative cost of a method, 1 if not here: the costliest starts first, which evens out workers."""
+
+
+def check_methods(config: RunConfig) -> None:
+    """Refuse a method that does not exist.
+
+    Raises
+    ------
+    ConfigError
+        Naming the method and the closest known one.
+    """
+    known = [CONVENTIONAL, *METHODS]
+    for name in config.methods:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+            raise ConfigError(f"field 'methods': {name!r} is not known; {remedy}")
 
 
 def check_folder(config: RunConfig, run: Path, resume: bool) -> None:
@@ -58,6 +77,7 @@ def run_all(
         When a scan, a protocol or the folder cannot be used, or a unit of work fails. The run
         can then be resumed.
     """
+    check_methods(config)
     check_folder(config, run, resume)
     cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
     manifest = write_manifest(config, cohort, run)
@@ -74,7 +94,7 @@ def run_all(
             },
         )
         for seed in config.seeds
-        for method in sorted(config.methods, key=_COSTLIEST_FIRST.index)
+        for method in sorted(config.methods, key=lambda name: -_COST.get(name, 1))
     ]
     run_jobs(jobs, workers, on_event)
     return conclude(config, run, manifest)

@@ -6,6 +6,7 @@ LABELS = {
     "fbp": "FBP",
     "local": "Local only",
     "fedavg": "FedAvg",
+    "fedper": "FedPer",
     "fedm2ct": "FedM2CT",
     "pooled": "Pooled",
 }
@@ -21,10 +22,11 @@ _STYLES: dict[str, tuple[str, LineStyle]] = {
     "fbp": ("#555555", (0, (1, 1))),
     "local": ("#E69F00", (0, (5, 2))),
     "fedavg": ("#0072B2", (0, (3, 1, 1, 1))),
+    "fedper": ("#56B4E9", (0, (3, 1, 1, 1, 1, 1))),
     "fedm2ct": ("#C03A00", "solid"),
     "pooled": ("#009E73", (0, (1, 1))),
 }
-_MORE = ("#CC79A7", "#56B4E9", "#000000", "#8B6914")
+_MORE = ("#CC79A7", "#000000", "#8B6914")
 
 
 def ordered(methods: Iterable[str]) -> list[str]:

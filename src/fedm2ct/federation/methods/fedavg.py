@@ -1,8 +1,8 @@
 """FedAvg: average the image network over all sites (McMahan et al. 2017, arXiv 1602.05629).
 
-The image network is neither prompted nor private. What is bound to a site's geometry (sinogram
-network, back-projection weights) has another shape at each site and cannot be averaged: each site
-trains its own, as with every method here, so that only the federation differs.
+Everything that is trained is averaged: an image network, neither prompted nor private, on FBP.
+What is bound to a site's geometry (sinogram network, back-projection weights) has another shape at
+each site, cannot be averaged and stays analytical; `fedper` is FedAvg with that part private.
 """
 
 from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload, weighted_average
@@ -29,13 +29,17 @@ class AveragingServer(ServerHalf):
 
 def build(setup: Setup) -> Halves:
     """Build both halves."""
-    model = setup.config.model
+    return build_averaging(setup, learn_projection=False)
+
+
+def build_averaging(setup: Setup, *, learn_projection: bool) -> Halves:
+    """Build both halves, with or without a private sinogram network and back-projection."""
     spec = ModelSpec(
         private=None,
-        shared=model.shared,
-        width=model.width,
+        shared=setup.config.model.shared,
+        width=setup.config.model.width,
         prompted=False,
-        learn_projection=model.learn_projection,
+        learn_projection=learn_projection,
     )
     loss = supervised_loss(setup.distance)
     trainers = {task.name: setup.trainer(task, spec) for task in setup.tasks}

@@ -4,15 +4,21 @@ Wang et al. 2025, doi 10.34133/cbsystems.0376. The round: each site trains its p
 shared network, which teach each other; the shared one, prompted by the protocol, is uploaded and
 averaged; the server trains a metamodel from the average on its own pairs and fuses both with an
 alpha found by line search.
+
+With ``exchange = false`` each site trains the same two networks and nothing travels: the ablation
+that separates what the federation adds from what having two networks adds.
 """
 
+from dataclasses import replace
+
 from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload, weighted_average
+from fedm2ct.federation.methods.local import SilentServer
 from fedm2ct.federation.methods.setup import Halves, Setup, with_prefix, without_prefix
-from fedm2ct.federation.methods.site_client import SiteClient
+from fedm2ct.federation.methods.site_client import SiteClient, UnconnectedClient
 from fedm2ct.learning.meta_set import ContributedMetaSet, SimulatedMetaSet
 from fedm2ct.learning.metamodel import Metamodel, MetaSchedule, MetaSource
 from fedm2ct.learning.mutual import mutual_loss, ramp
-from fedm2ct.learning.trainer import Loss, load_optimiser_state, optimiser_state
+from fedm2ct.learning.trainer import Loss
 from fedm2ct.model.ts_iradonmap import ModelSpec
 
 
@@ -37,13 +43,13 @@ class MetaServer(ServerHalf):
         return Aggregate(with_prefix(fused), {"alpha": alpha})
 
     def state(self) -> State:
-        """Return the metamodel's optimiser state."""
-        return {} if self.metamodel is None else optimiser_state(self.metamodel.optimiser)
+        """Return the metamodel's optimiser and the server's twins."""
+        return {} if self.metamodel is None else self.metamodel.state()
 
     def load_state(self, state: State) -> None:
         """See `ServerHalf.load_state`."""
         if self.metamodel is not None:
-            load_optimiser_state(self.metamodel.optimiser, state)
+            self.metamodel.load_state(state)
 
 
 def _source(setup: Setup) -> MetaSource | None:
@@ -53,30 +59,25 @@ def _source(setup: Setup) -> MetaSource | None:
     if config.source == "simulated":
         protocols = {task.name: task.protocol for task in setup.tasks}
         return SimulatedMetaSet(setup.public, protocols, config.held_out, setup.seed)
-    given = {}
-    for task in setup.tasks:
-        data = task.train
-        given[task.name] = (
-            task.protocol,
-            data.projections[: config.slices],
-            data.truth[: config.slices],
-        )
+    given = {task.name: task.train[: config.slices] for task in setup.tasks}
     return ContributedMetaSet(given, config.held_out)
 
 
 def _metamodel(setup: Setup, spec: ModelSpec) -> Metamodel | None:
-    source, training = _source(setup), setup.config.training
+    source = _source(setup)
     if source is None:
         return None
-    schedule = MetaSchedule(
-        rounds=training.rounds,
-        steps=setup.config.fedm2ct.meta_steps,
-        batch_size=training.batch_size,
-        learning_rate=training.learning_rate,
-        final_rate=training.final_rate,
+    learned = spec.learn_projection and spec.shared_input == "learned"
+    twin = replace(spec, private=None, learn_projection=learned)
+    return Metamodel(
+        setup.shared_network(spec),
+        {task.name: setup.model(task, twin, "twin") for task in setup.tasks},
+        source,
+        MetaSchedule(setup.config.fedm2ct.meta_steps, setup.config.training),
+        setup.distance,
+        setup.seed,
+        setup.device,
     )
-    network = setup.shared_network(spec)
-    return Metamodel(network, source, schedule, setup.distance, setup.seed, setup.device)
 
 
 def build(setup: Setup) -> Halves:
@@ -89,6 +90,7 @@ def build(setup: Setup) -> Halves:
         prompted=own.prompted,
         coupling=own.coupling,
         learn_projection=model.learn_projection,
+        cascade_from=own.cascade_from,
         shared_input=own.shared_input,
         consistency=model.consistency,
     )
@@ -98,9 +100,13 @@ def build(setup: Setup) -> Halves:
         return mutual_loss(setup.distance, factor * own.lambda_private, factor * own.lambda_shared)
 
     trainers = {task.name: setup.trainer(task, spec) for task in setup.tasks}
+    initial = setup.initial_shared(spec)
+    if not own.exchange:
+        apart = {n: UnconnectedClient(t, loss_of_round, initial) for n, t in trainers.items()}
+        return Halves(SilentServer(), dict(apart), trainers)
     clients = {
         name: SiteClient(trainer, loss_of_round, validate_download=True, validate_training=True)
         for name, trainer in trainers.items()
     }
-    server = MetaServer(setup.initial_shared(spec), _metamodel(setup, spec), own.alpha)
+    server = MetaServer(initial, _metamodel(setup, spec), own.alpha)
     return Halves(server, dict(clients), trainers)

@@ -12,7 +12,7 @@ import torch
 from fedm2ct.federation.method import ClientHalf, State, Upload
 from fedm2ct.federation.methods.local import SilentServer
 from fedm2ct.federation.methods.setup import Halves, Setup
-from fedm2ct.federation.methods.site_client import fingerprint_of
+from fedm2ct.federation.storage import state_fingerprint
 from fedm2ct.learning.mutual import supervised_loss
 from fedm2ct.learning.trainer import (
     Loss,
@@ -81,7 +81,9 @@ class PooledClient(ClientHalf):
     def fingerprint(self) -> str:
         """See `ClientHalf.fingerprint`."""
         states = [t.model.private_state() for t in self.trainers.values()]
-        return fingerprint_of({f"{i}.{n}": t for i, s in enumerate(states) for n, t in s.items()})
+        return state_fingerprint(
+            {f"{i}.{n}": t for i, s in enumerate(states) for n, t in s.items()}
+        )
 
 
 def build(setup: Setup) -> Halves:

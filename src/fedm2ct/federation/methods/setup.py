@@ -30,10 +30,14 @@ class Setup:
         """The supervised distance."""
         return DISTANCES[self.config.training.loss]
 
+    def model(self, task: SiteTask, spec: ModelSpec, role: str = "site") -> TSiRadonMAP:
+        """Build a model of a site's protocol; its weights depend on seed, site and role only."""
+        with seeded_initialisation(self.seed, "weights", task.name, role):
+            return TSiRadonMAP(task.protocol, spec)
+
     def trainer(self, task: SiteTask, spec: ModelSpec) -> SiteTrainer:
-        """Build a site's trainer; its private weights depend on seed and site only."""
-        with seeded_initialisation(self.seed, "weights", task.name):
-            model = TSiRadonMAP(task.protocol, spec)
+        """Build a site's trainer."""
+        model = self.model(task, spec)
         return SiteTrainer(task, model, self.config.training, self.seed, self.device)
 
     def shared_network(self, spec: ModelSpec) -> SharedNetwork:

@@ -1,18 +1,12 @@
 """The client half that most methods share: a trainer, a loss, and when to validate."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 
 from fedm2ct.federation.method import ClientHalf, State, Upload
+from fedm2ct.federation.storage import state_fingerprint
 from fedm2ct.learning.trainer import Loss, SiteTrainer
 
 LossOfRound = Callable[[int], Loss]
-
-
-def fingerprint_of(state: State) -> str:
-    """Return a hash of names, shapes and dtypes."""
-    lines = [f"{n} {tuple(t.shape)} {t.dtype}" for n, t in sorted(state.items())]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 class SiteClient(ClientHalf):
@@ -72,4 +66,36 @@ class SiteClient(ClientHalf):
     @property
     def fingerprint(self) -> str:
         """See `ClientHalf.fingerprint`."""
-        return fingerprint_of(self.trainer.model.private_state())
+        return state_fingerprint(self.trainer.model.private_state())
+
+
+class UnconnectedClient(SiteClient):
+    """A site that exchanges nothing: its shared network is one more private part.
+
+    It starts from the same shared parameters as the others, so that it differs from `SiteClient`
+    in nothing but the exchange.
+    """
+
+    def __init__(self, trainer: SiteTrainer, loss_of_round: LossOfRound, initial: State) -> None:
+        super().__init__(trainer, loss_of_round, validate_download=False, validate_training=True)
+        trainer.model.load_shared(initial)
+
+    def fit(self, round_index: int, shared: State) -> Upload:
+        """Train for one round from the site's own parameters; upload none."""
+        own = super().fit(round_index, self.trainer.model.shared_state())
+        return Upload(own.site, {}, own.samples, own.metrics)
+
+    def finish(self, shared: State) -> Mapping[str, float]:
+        """Return the best validation score; there is nothing to take over."""
+        return super().finish(self.trainer.model.shared_state())
+
+    def private_state(self) -> State:
+        """Return the site's state, the shared network's parameters among it."""
+        own = self.trainer.model.shared_state()
+        return {**super().private_state(), **{f"model.{n}": t for n, t in own.items()}}
+
+    @property
+    def fingerprint(self) -> str:
+        """See `ClientHalf.fingerprint`."""
+        model = self.trainer.model
+        return state_fingerprint({**model.private_state(), **model.shared_state()})
