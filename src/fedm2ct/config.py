@@ -89,6 +89,7 @@ class FedM2CTConfig(_Model):
     ramp_rounds: int = Field(default=4, ge=0)
     meta_steps: int = Field(default=60, ge=0)
     alpha: float | None = Field(default=None, ge=0, le=1)
+    public_validation: bool = True
     exchange: bool = True
 
 
@@ -141,6 +142,9 @@ def _sentence(path: str, error: ValidationError) -> str:
         return f"{path}: field {field!r} is not known; {remedy}"
     if first["type"] == "missing":
         return f"{path}: field {field!r} is missing; add it"
+    if first["type"] == "value_error":  # a sentence of our own
+        where = f"field {field!r}: " if location else ""
+        return f"{path}: {where}{first['ctx']['error']}"
     return f"{path}: field {field!r}: {first['msg']} (got {first['input']!r:.80})"
 
 

@@ -42,6 +42,10 @@ class PairedData:
     truth: torch.Tensor
     clean: torch.Tensor
 
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.truth)
+
     def __getitem__(self, chosen: slice) -> "PairedData":
         """Return some of the pairs."""
         return PairedData(self.projections[chosen], self.truth[chosen], self.clean[chosen])

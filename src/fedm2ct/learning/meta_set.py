@@ -8,7 +8,8 @@ from fedm2ct.errors import FedM2CTError
 from fedm2ct.learning.seeds import generator
 from fedm2ct.physics.protocols import Protocol
 
-PublicSlices = Sequence[tuple[Scan, Sequence[int]]]
+PublicScan = tuple[Scan, Sequence[int]]
+PublicSlices = Sequence[PublicScan]
 
 
 def _split(count: int, held_out: float) -> int:
@@ -27,6 +28,22 @@ def _split(count: int, held_out: float) -> int:
     return max(1, min(count - 1, round(count * (1 - held_out))))
 
 
+def split_public(
+    public: PublicSlices, held_out: float
+) -> tuple[list[PublicScan], list[PublicScan]]:
+    """Split public scans' slices into those to train on and those held out, the last of each.
+
+    Raises
+    ------
+    FedM2CTError
+        When a scan has a single slice.
+    """
+    counts = [_split(len(slices), held_out) for _, slices in public]
+    train = [(scan, slices[:n]) for (scan, slices), n in zip(public, counts, strict=True)]
+    held = [(scan, slices[n:]) for (scan, slices), n in zip(public, counts, strict=True)]
+    return train, held
+
+
 class SimulatedMetaSet:
     """Every site's acquisition simulated on public scans; the server needs protocols only.
 
@@ -39,12 +56,7 @@ class SimulatedMetaSet:
     ) -> None:
         self.protocols = {name: protocols[name] for name in sorted(protocols)}
         self.seed = seed
-        self.train: list[tuple[Scan, Sequence[int]]] = []
-        self.held: list[tuple[Scan, Sequence[int]]] = []
-        for scan, slices in public:
-            count = _split(len(slices), held_out)
-            self.train.append((scan, slices[:count]))
-            self.held.append((scan, slices[count:]))
+        self.train, self.held = split_public(public, held_out)
 
     def training(self, round_index: int) -> dict[str, PairedData]:
         """Return pairs with this round's own noise."""

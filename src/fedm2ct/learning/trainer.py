@@ -27,12 +27,17 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class SiteTask:
-    """A site's name, protocol and slices; training and validation slices do not overlap."""
+    """A site's name, protocol and slices; training and validation slices do not overlap.
+
+    `public_validation` may hold slices of public scans, acquired under the site's protocol: a
+    patient that the site has not trained on.
+    """
 
     name: str
     protocol: Protocol
     train: PairedData
     validation: PairedData
+    public_validation: tuple[PairedData, ...] = ()
 
 
 def learning_rate_factor(step: int, total: int, final: float) -> float:
@@ -124,7 +129,8 @@ class SiteTrainer:
         self.model = channels_last(model.to(device))
         self.optimiser = make_optimiser([self.model], training)
         self.train_data = Slices(task.train, self.model, device)
-        self.validation_data = Slices(task.validation, self.model, device)
+        validation = PairedData.joined([task.validation, *task.public_validation])
+        self.validation_data = Slices(validation, self.model, device)
         self.best_psnr = -math.inf
         self.best: State = {}
 
@@ -155,19 +161,25 @@ class SiteTrainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Weigh private against shared on validation slices, score all, keep the best model."""
+        """Weigh private against shared on the validation slices, score, keep the best model.
+
+        Public validation slices count for the weight and for what is best; the scores returned
+        are on the site's own slices, so that they can be compared between methods.
+        """
         self.model.eval()
         everything = torch.arange(len(self.validation_data))
         sinogram, truth, analytical = self.validation_data.batch(everything)
         result = self.model(sinogram, analytical)
-        scores = {}
+        own, scores = slice(len(self.task.validation)), {}
         if result.private is not None and result.shared is not None:
             self.model.private_weight.fill_(best_weight(result.private, result.shared, truth))
-            scores["val_private_psnr_db"] = validation_psnr(result.private, truth)
-            scores["val_shared_psnr_db"] = validation_psnr(result.shared, truth)
-        scores["val_psnr_db"] = validation_psnr(result.final, truth)
-        if scores["val_psnr_db"] > self.best_psnr:
-            self.best_psnr = scores["val_psnr_db"]
+            scores["private_weight"] = float(self.model.private_weight)
+            scores["val_private_psnr_db"] = validation_psnr(result.private[own], truth[own])
+            scores["val_shared_psnr_db"] = validation_psnr(result.shared[own], truth[own])
+        scores["val_psnr_db"] = validation_psnr(result.final[own], truth[own])
+        reached = validation_psnr(result.final, truth)
+        if reached > self.best_psnr:
+            self.best_psnr = reached
             self.best = {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()}
         return scores
 

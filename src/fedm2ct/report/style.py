@@ -5,6 +5,7 @@ from collections.abc import Iterable
 LABELS = {
     "fbp": "FBP",
     "local": "Local only",
+    "local_public": "Local + public",
     "fedavg": "FedAvg",
     "fedper": "FedPer",
     "fedm2ct": "FedM2CT",

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from fedm2ct.federation.methods import fedavg, fedm2ct, fedper, local, pooled
+from fedm2ct.federation.methods import fedavg, fedm2ct, fedper, local, local_public, pooled
 from fedm2ct.federation.methods.setup import Halves, Setup
 
 METHODS: dict[str, Callable[[Setup], Halves]] = {
     "local": local.build,
+    "local_public": local_public.build,
     "fedavg": fedavg.build,
     "fedper": fedper.build,
     "pooled": pooled.build,

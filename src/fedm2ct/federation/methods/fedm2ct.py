@@ -11,14 +11,16 @@ that separates what the federation adds from what having two networks adds.
 
 from dataclasses import replace
 
+from fedm2ct.data.simulate import simulate
 from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload, weighted_average
 from fedm2ct.federation.methods.local import SilentServer
 from fedm2ct.federation.methods.setup import Halves, Setup, with_prefix, without_prefix
 from fedm2ct.federation.methods.site_client import SiteClient, UnconnectedClient
-from fedm2ct.learning.meta_set import ContributedMetaSet, SimulatedMetaSet
+from fedm2ct.learning.meta_set import ContributedMetaSet, SimulatedMetaSet, split_public
 from fedm2ct.learning.metamodel import Metamodel, MetaSchedule, MetaSource
 from fedm2ct.learning.mutual import mutual_loss, ramp
-from fedm2ct.learning.trainer import Loss
+from fedm2ct.learning.seeds import generator
+from fedm2ct.learning.trainer import Loss, SiteTask
 from fedm2ct.model.ts_iradonmap import ModelSpec
 
 
@@ -80,6 +82,21 @@ def _metamodel(setup: Setup, spec: ModelSpec) -> Metamodel | None:
     )
 
 
+def _with_public_validation(setup: Setup, task: SiteTask) -> SiteTask:
+    """Let a site also validate on the public slices that the server holds out.
+
+    On slices of its own patients alone a site trusts its private network too much, which knows
+    these patients. The public scans are no secret: the server sends the slices, the site simulates
+    its own acquisition of them.
+    """
+    if not (setup.config.fedm2ct.public_validation and setup.public):
+        return task
+    _, held = split_public(setup.public, setup.config.meta.held_out)
+    noise = generator(setup.seed, task.name, "public validation noise")
+    data = [simulate(scan, slices, task.protocol, noise) for scan, slices in held]
+    return replace(task, public_validation=tuple(data))
+
+
 def build(setup: Setup) -> Halves:
     """Build both halves."""
     model, own = setup.config.model, setup.config.fedm2ct
@@ -99,7 +116,8 @@ def build(setup: Setup) -> Halves:
         factor = ramp(round_index, own.ramp_rounds)
         return mutual_loss(setup.distance, factor * own.lambda_private, factor * own.lambda_shared)
 
-    trainers = {task.name: setup.trainer(task, spec) for task in setup.tasks}
+    tasks = [_with_public_validation(setup, task) for task in setup.tasks]
+    trainers = {task.name: setup.trainer(task, spec) for task in tasks}
     initial = setup.initial_shared(spec)
     if not own.exchange:
         apart = {n: UnconnectedClient(t, loss_of_round, initial) for n, t in trainers.items()}
