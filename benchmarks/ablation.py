@@ -1,0 +1,219 @@
+"""Ablation of FedM2CT: the full method, and the same with one thing changed, beside its rivals.
+
+    python benchmarks/ablation.py examples/small.toml --out runs/ablation --seeds 0 1 2 --workers 2
+
+Every variant is a run of its own in ``OUT/<variant>``: broken off, it goes on with ``--resume``,
+and what is finished is not done again. All use the same scans, seeds, networks and steps. The
+numbers go to ``benchmarks/results/ablation.json``; ``docs/ablation.md`` is made from them.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ablation_page import page
+from ablation_scores import collect, read
+from ablation_variants import FULL, variants
+from tqdm import tqdm
+
+from fedm2ct.config import RunConfig, load_config, parse_config
+from fedm2ct.data.sites import META, Split
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.federation.jobs import Job, run_jobs
+from fedm2ct.files import write_atomically
+from fedm2ct.pipeline.cohort_files import store_cohort
+from fedm2ct.pipeline.manifest import write_manifest
+from fedm2ct.pipeline.prepare import Cohort, read_cohort
+from fedm2ct.pipeline.train import check_folder
+from fedm2ct.pipeline.unit import is_finished, run_unit, unit_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        if not options.table_only:
+            run(options)
+        write_atomically(options.page, page(read(options.results)).encode())
+    except FedM2CTError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted; go on with --resume.", file=sys.stderr)
+        return 130
+    print(f"Table: {options.page}")
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train and score what is missing, then store all numbers.
+
+    Raises
+    ------
+    FedM2CTError
+        When a variant is not known, the folder cannot be used, or a unit fails.
+    """
+    if options.config is None or options.out is None:
+        raise FedM2CTError("the ablation needs a configuration and --out (or --table-only)")
+    base = base_config(load_config(options.config), options)
+    names = chosen(base, options.variants)
+    cohort = prepare(base, names, options.out, resume=options.resume)
+    slices = options.out / ".slices"
+    try:
+        store_cohort(cohort, slices)
+        train(base, names, options.out, slices, options.workers)
+    finally:
+        shutil.rmtree(slices, ignore_errors=True)
+    results = collect(base, names, options.out, options.workers)
+    write_atomically(options.results, json.dumps(results, indent=1).encode())
+    print(f"Numbers: {options.results}")
+
+
+def base_config(config: RunConfig, options: argparse.Namespace) -> RunConfig:
+    """Return the full method's configuration: seeds, rounds and steps as asked for.
+
+    The server's meta-steps keep their ratio to the sites' steps.
+    """
+    data = config.model_dump(mode="json")
+    training, own = data["training"], data["fedm2ct"]
+    if options.steps is not None:
+        own["meta_steps"] = round(own["meta_steps"] * options.steps / training["local_steps"])
+        training["local_steps"] = options.steps
+    if options.rounds is not None:
+        training["rounds"] = options.rounds
+    if options.seeds is not None:
+        data["seeds"] = options.seeds
+    return parse_config({**data, "methods": ["fedm2ct"]}, str(options.config))
+
+
+def chosen(base: RunConfig, wanted: Sequence[str] | None) -> list[str]:
+    """Return the names of the variants to run, the full method always among them.
+
+    Raises
+    ------
+    FedM2CTError
+        When one is not known.
+    """
+    known = list(variants(base))
+    for name in wanted or ():
+        if name not in known:
+            raise FedM2CTError(f"there is no variant {name!r}; choose from {', '.join(known)}")
+    return known if not wanted else [n for n in known if n == FULL or n in wanted]
+
+
+def prepare(base: RunConfig, names: Sequence[str], out: Path, *, resume: bool) -> Cohort:
+    """Check every variant's folder, then write its manifest; return the scans of all.
+
+    Raises
+    ------
+    FedM2CTError
+        When a folder holds something else, or a scan cannot be read.
+    """
+    configs = {name: variants(base)[name].config(base) for name in names}
+    for name, config in configs.items():
+        check_folder(config, out / name, resume)
+    cohort = read_cohort(_with_public_scans(base), lambda text: print(text, flush=True))
+    for name, config in configs.items():
+        write_manifest(config, _cohort_of(config, cohort), out / name)
+    return cohort
+
+
+def _with_public_scans(base: RunConfig) -> RunConfig:
+    source = "simulated" if base.meta.scans else base.meta.source
+    return base.model_copy(update={"meta": base.meta.model_copy(update={"source": source})})
+
+
+def _cohort_of(config: RunConfig, cohort: Cohort) -> Cohort:
+    """Return what a variant uses of the scans: public ones only for a simulated meta-set."""
+    if config.meta.source == "simulated":
+        return cohort
+    roles = {role: used for role, used in cohort.split.roles.items() if role != META}
+    scans = {s.scan: cohort.scans[s.scan] for used in roles.values() for s in used}
+    return replace(cohort, split=Split(roles), scans=scans)
+
+
+def train(base: RunConfig, names: Sequence[str], out: Path, slices: Path, workers: int) -> None:
+    """Run every unit that has no result yet; `slices` is where the scans' slices are stored.
+
+    Raises
+    ------
+    FedM2CTError
+        When a unit fails; the others are stopped and can be resumed.
+    """
+    known, jobs = variants(base), []
+    for seed in base.seeds:
+        for name in names:
+            method, config = known[name].method, known[name].config(base)
+            if is_finished(config, unit_folder(out / name, method, seed)):
+                continue
+            arguments = {
+                "config": config.model_dump(mode="json"),
+                "method": method,
+                "seed": seed,
+                "run": str(out / name),
+                "cohort": str(slices),
+                "resume": True,  # the folder was checked: it is new, or is to be gone on with
+            }
+            jobs.append(Job(f"{name}/seed-{seed}", run_unit, arguments))
+    progress = Progress(len(jobs), base.training.rounds)
+    with contextlib.closing(progress.bar):
+        run_jobs(jobs, workers, progress)
+
+
+class Progress:
+    """One bar over all rounds, and a line for each unit that is done."""
+
+    def __init__(self, units: int, rounds: int) -> None:
+        self.bar = tqdm(total=units * rounds, unit="round", disable=units == 0)
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Take an event of `run_jobs`."""
+        kind = event["event"]
+        if kind == "checkpoint":
+            self.bar.update(1)
+        elif kind == "start":
+            self.bar.update(event["round"])
+        elif kind == "unit-done":
+            self.bar.write(f"{event['job']} is done")
+        elif kind in ("warning", "dropped", "failed"):
+            site = event.get("site", "server")
+            self.bar.write(f"{event['job']}: {site} {kind}: {event['reason']}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "config", type=Path, nargs="?", help="the full method's configuration, TOML"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the runs")
+    parser.add_argument("--rounds", type=int, help="rounds, if not those of the configuration")
+    parser.add_argument("--steps", type=int, help="local steps a round; meta-steps in proportion")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds, likewise")
+    parser.add_argument("--variants", nargs="+", help="only these, and the full method")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--resume", action="store_true", help="go on with the runs in OUT")
+    parser.add_argument(
+        "--table-only", action="store_true", help="make the page from stored results"
+    )
+    results, table = (
+        ROOT / "benchmarks" / "results" / "ablation.json",
+        ROOT / "docs" / "ablation.md",
+    )
+    parser.add_argument("--results", type=Path, default=results, help="where the numbers go")
+    parser.add_argument("--page", type=Path, default=table, help="where the page goes")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

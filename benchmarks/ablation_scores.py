@@ -1,0 +1,195 @@
+"""Finished units of the ablation in, numbers out: means, paired differences, time and bytes."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ablation_variants import FULL, Variant, variants
+from numpy.typing import NDArray
+
+from fedm2ct.config import RunConfig
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.evaluation.statistics import bootstrap_mean
+from fedm2ct.federation.runlog import RunLog
+from fedm2ct.pipeline.manifest import git_commit, versions
+from fedm2ct.pipeline.summary import Scores, read_result, reference
+from fedm2ct.pipeline.unit import unit_folder
+
+METRICS = ("psnr_db", "ssim", "rmse_hu")
+PATIENTS_FOR_RESAMPLING = 5
+FloatArray = NDArray[np.float64]
+
+
+def collect(base: RunConfig, names: list[str], out: Path, workers: int) -> dict[str, Any]:
+    """Return everything that the page is made of.
+
+    Parameters
+    ----------
+    base
+        The configuration of the full method, its seeds included.
+    names
+        The variants that were run.
+    out
+        The folder with one run for each of them.
+    workers
+        Units that ran side by side, for the record.
+
+    Raises
+    ------
+    FedM2CTError
+        When a unit is not finished, or two variants were tested on different slices.
+    """
+    known = variants(base)
+    results = {name: _results(out / name, known[name], base.seeds) for name in names}
+    whole = results[FULL]
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "machine": {**machine(), "workers": workers},
+        "config": base.model_dump(mode="json"),
+        "reference": reference(base),
+        "interval": _interval_text(whole),
+        "variants": {
+            name: {
+                "title": known[name].title,
+                "method": known[name].method,
+                "changes": known[name].changes,
+                **_means(result),
+                "difference": _differences(name, result, whole),
+                **_cost(out / name, known[name], base.seeds),
+            }
+            for name, result in results.items()
+        },
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return the processor's model, the cores that may be used, and the GPU where there is one."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass  # not Linux
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "gpu": gpu}
+
+
+def _results(run: Path, variant: Variant, seeds: list[int]) -> list[Scores]:
+    return [read_result(run, variant.method, seed) for seed in seeds]
+
+
+def _table(results: list[Scores], output: str) -> dict[str, dict[str, float]]:
+    """Return each site's metrics of one output: mean over slices, then over seeds."""
+    return {
+        site: {
+            metric: float(np.mean([np.nanmean(r[site][output][metric]) for r in results]))
+            for metric in METRICS
+        }
+        for site in results[0]
+        if output in results[0][site]
+    }
+
+
+def _over_sites(table: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {metric: float(np.mean([row[metric] for row in table.values()])) for metric in METRICS}
+
+
+def _means(results: list[Scores]) -> dict[str, Any]:
+    """Return the means of the method's own output and of each network's alone."""
+    sites = _table(results, "")
+    found: dict[str, Any] = {"mean": _over_sites(sites), "sites": sites, "outputs": {}}
+    for output in ("private", "shared"):
+        if table := _table(results, output):
+            found["outputs"][output] = {"mean": _over_sites(table), "sites": table}
+    return found
+
+
+def _slices(results: list[Scores], metric: str) -> FloatArray:
+    """Return a metric as ``(seed, site, slice)``."""
+    return np.array([[r[site][""][metric] for site in r] for r in results], dtype=np.float64)
+
+
+def _patients(results: list[Scores]) -> list[str]:
+    first = results[0]
+    patients: list[str] = first[next(iter(first))][""]["patients"]
+    return patients
+
+
+def _differences(name: str, results: list[Scores], whole: list[Scores]) -> dict[str, Any]:
+    """Return the variant's metrics less the full method's, on the same slices."""
+    if _patients(results) != _patients(whole):
+        raise FedM2CTError(f"{name}: was tested on other slices than the full method; run it again")
+    return {metric: _difference(results, whole, metric) for metric in METRICS}
+
+
+def _difference(results: list[Scores], whole: list[Scores], metric: str) -> dict[str, Any]:
+    """Average a difference over sites and seeds for each slice, then over slices."""
+    difference = _slices(results, metric) - _slices(whole, metric)
+    by_slice = np.nanmean(difference, axis=(0, 1))
+    finite = np.isfinite(by_slice)
+    groups = None
+    if _by_patient(whole):
+        groups = [p for p, keep in zip(_patients(whole), finite, strict=True) if keep]
+    interval = bootstrap_mean(by_slice[finite], np.random.default_rng(0), groups=groups)
+    return {
+        "mean": interval.mean,
+        "low": _number(interval.low),
+        "high": _number(interval.high),
+        "n_slices": interval.n,
+        "by_seed": [float(np.nanmean(seed)) for seed in difference],
+    }
+
+
+def _by_patient(results: list[Scores]) -> bool:
+    return len(set(_patients(results))) >= PATIENTS_FOR_RESAMPLING
+
+
+def _interval_text(results: list[Scores]) -> str:
+    count = len(set(_patients(results)))
+    if _by_patient(results):
+        return f"95 %, bootstrap over the {count} test patients"
+    return (
+        f"95 %, bootstrap over test slices, of {count} patient{'s' if count > 1 else ''}: it does "
+        "not cover how patients differ from one another, nor seeds"
+    )
+
+
+def _number(value: float) -> float | None:
+    """Return None for what JSON has no number for."""
+    return value if np.isfinite(value) else None
+
+
+def _cost(run: Path, variant: Variant, seeds: list[int]) -> dict[str, float]:
+    """Return a unit's training time, and the bytes that all sites send and receive in a round."""
+    logs = [RunLog(unit_folder(run, variant.method, s) / "metrics.jsonl").read() for s in seeds]
+    rounds = [[line for line in log if line["event"] == "round"] for log in logs]
+    server = [line for lines in rounds for line in lines if line["site"] == "server"]
+    return {
+        "seconds": float(np.mean([sum(line["seconds"] for line in lines) for lines in rounds])),
+        "bytes_per_round": float(np.mean([s["bytes_up"] + s["bytes_down"] for s in server])),
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read stored results.
+
+    Raises
+    ------
+    FedM2CTError
+        When there are none, or they are damaged.
+    """
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FedM2CTError(f"{path}: cannot be read ({error}); run the ablation first") from None
+    return stored

@@ -1,0 +1,142 @@
+"""The variants of the ablation: FedM2CT with one thing changed, and the rivals beside it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedm2ct.config import FedM2CTConfig, RunConfig, parse_config
+
+Changes = dict[str, dict[str, Any]]
+FULL = "full"
+TWO_WAY_LAMBDA = 0.3
+RAMP_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method and what is changed for it, by table of the configuration."""
+
+    title: str
+    method: str = "fedm2ct"
+    changes: Changes = field(default_factory=dict)
+
+    def config(self, base: RunConfig) -> RunConfig:
+        """Return the variant's own, checked configuration; its only method is the variant's."""
+        data = base.model_dump(mode="json")
+        for table, fields in self.changes.items():
+            data[table].update(fields)
+        return parse_config({**data, "methods": [self.method]}, f"variant {self.title!r}")
+
+
+def variants(base: RunConfig) -> dict[str, Variant]:
+    """Return the variants by name, the full method first.
+
+    Each changes one thing of the configuration that is given, so a switch that has two positions
+    appears in the one that the full method does not use. What would change nothing is left out.
+    """
+    ours = {**_parts(base), **_mutual(base.fedm2ct), **_meta(base), **_wiring(base)}
+    whole = Variant("FedM2CT").config(base)
+    kept = {name: v for name, v in ours.items() if v.config(base) != whole}
+    return {FULL: Variant("FedM2CT"), **kept, **_rivals(base)}
+
+
+def _own(title: str, **fields: Any) -> Variant:  # noqa: ANN401 - fields of FedM2CTConfig
+    return Variant(title, changes={"fedm2ct": fields})
+
+
+def _parts(base: RunConfig) -> dict[str, Variant]:
+    """Leave a part out."""
+    analytical: Changes = {"model": {"learn_projection": False}}
+    other = not base.model.consistency
+    return {
+        "no-exchange": _own("no exchange: two networks, no federation", exchange=False),
+        "analytical": Variant(
+            "FBP for the learned sinogram and back-projection", changes=analytical
+        ),
+        "no-prompt": _own("no prompt", prompted=False),
+        "consistency" if other else "no-consistency": Variant(
+            "the private network also sees what the measurement leaves unexplained"
+            if other
+            else "without the unexplained part of the measurement",
+            changes={"model": {"consistency": other}},
+        ),
+    }
+
+
+def _mutual(own: FedM2CTConfig) -> dict[str, Variant]:
+    """Change how the networks teach each other."""
+    two_way = own.lambda_private == 0
+    ramped = own.ramp_rounds > 0
+    return {
+        "no-mutual": _own("no mutual learning", lambda_private=0.0, lambda_shared=0.0),
+        "two-way" if two_way else "one-way": _own(
+            f"the shared network teaches the private one too (lambda_private {TWO_WAY_LAMBDA})"
+            if two_way
+            else "only the private network teaches (lambda_private 0)",
+            lambda_private=TWO_WAY_LAMBDA if two_way else 0.0,
+        ),
+        "no-ramp" if ramped else "ramp": _own(
+            "mutual learning at full weight from the first round"
+            if ramped
+            else f"mutual learning ramped up over {RAMP_ROUNDS} rounds",
+            ramp_rounds=0 if ramped else RAMP_ROUNDS,
+        ),
+    }
+
+
+def _meta(base: RunConfig) -> dict[str, Variant]:
+    """Change the metamodel."""
+    titles = {
+        "none": "no metamodel: the plain average",
+        "contributed": "meta-set contributed by the sites (patient images leave them)",
+        "simulated": "meta-set simulated on public scans",
+    }
+    possible = ["none", "contributed", *(["simulated"] if base.meta.scans else [])]
+    names = {"none": "no-metamodel", "contributed": "contributed", "simulated": "simulated"}
+    found = {
+        names[source]: Variant(titles[source], changes={"meta": {"source": source}})
+        for source in possible
+    }
+    return {
+        **found,
+        "alpha-half": _own("alpha fixed at 0.5, not searched", alpha=0.5),
+        "own-validation": _own("sites validate on their own slices only", public_validation=False),
+    }
+
+
+def _wiring(base: RunConfig) -> dict[str, Variant]:
+    """Connect the networks otherwise."""
+    own = base.fedm2ct
+    coupling = "side-by-side" if own.coupling == "cascaded" else "cascaded"
+    source = "learned" if own.shared_input == "fbp" else "fbp"
+    found = {
+        coupling: _own(f"networks {coupling}", coupling=coupling),
+        f"shared-{source}": _own(f"shared network on {_IMAGES[source]}", shared_input=source),
+    }
+    if own.coupling == "cascaded":
+        image = "initial" if own.cascade_from == "shared" else "shared"
+        title = f"cascade: the private network corrects {_IMAGES[image]}"
+        found[f"cascade-{image}"] = _own(title, cascade_from=image)
+    return found
+
+
+_IMAGES = {
+    "fbp": "plain FBP",
+    "learned": "the learned reconstruction",
+    "initial": "the learned reconstruction",
+    "shared": "the shared network's output",
+}
+
+
+def _rivals(base: RunConfig) -> dict[str, Variant]:
+    """Return the reference rows: the same data, networks, seeds and steps."""
+    analytical: Changes = {"model": {"learn_projection": False}}
+    public = Variant("local only, each site with the public scans too", "local_public")
+    return {
+        "local": Variant("local only", "local"),
+        **({"local-public": public} if base.meta.source == "simulated" else {}),
+        "local-analytical": Variant("local only, FBP for the learned parts", "local", analytical),
+        "local-public": Variant("local only, with the server's public scans", "local_public"),
+        "fedavg": Variant("FedAvg", "fedavg"),
+        "fedper": Variant("FedPer (FedAvg, learned private projection)", "fedper"),
+        "pooled": Variant("pooled and prompted (the scans in one place)", "pooled"),
+    }

@@ -1,0 +1,186 @@
+"""The ablation's variants, its run, its numbers and its page, on the smallest federation."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import ablation
+import numpy as np
+import pytest
+from ablation_page import page
+from ablation_variants import FULL, variants
+
+from fedm2ct.config import load_config, parse_config
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.physics.protocols import protocol_to_dict
+from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "small.toml"
+EXPECTED = [
+    *("no-exchange", "analytical", "no-prompt", "no-mutual", "no-ramp", "no-metamodel"),
+    *("contributed", "alpha-half", "side-by-side"),
+    *("local", "local-public", "local-analytical", "fedavg", "fedper", "pooled"),
+]
+SOME = ["no-exchange", "no-metamodel", "contributed", "local"]
+
+
+def in_this_process(jobs, workers, on_event):
+    """Do what `run_jobs` does without starting processes."""
+    for job in jobs:
+        job.function(
+            **job.arguments, on_event=lambda event, job=job: on_event({"job": job.name, **event})
+        )
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Return a function that runs the command line on a tiny configuration, and its paths."""
+    monkeypatch.setattr(ablation, "run_jobs", in_this_process)
+    scans = {}
+    for index, name in enumerate(("a", "b", "test", "public")):
+        scan = tiny.scan(name, index, slices=10)
+        scans[name] = str(tmp_path / f"{name}.npz")
+        np.savez(scans[name], hu=scan.hu, spacing_zyx_mm=np.array(scan.spacing_zyx_mm))
+    data = tiny.config(training={"rounds": 4, "local_steps": 8}).model_dump(mode="json")
+    for site, name in zip(data["sites"], ("a", "b"), strict=True):
+        protocol = protocol_to_dict(tiny.PROTOCOLS[site["name"]])
+        site.update(protocol=protocol, scans=[scans[name]], slices=6)
+    data["test"] = {"scans": [scans["test"]], "slices": 3}
+    data["meta"]["scans"] = [scans["public"]]
+    data["fedm2ct"]["meta_steps"] = 4
+    config = parse_config(data)
+    monkeypatch.setattr(ablation, "load_config", lambda path: config)
+
+    def run(*more):
+        paths = ["--results", tmp_path / "r.json", "--page", tmp_path / "p.md"]
+        given = ["tiny.toml", "--out", tmp_path / "out", *paths, "--rounds", 1, "--steps", 2]
+        return ablation.main([str(a) for a in (*given, *more)])
+
+    return run
+
+
+def read(tmp_path):
+    return json.loads((tmp_path / "r.json").read_text())
+
+
+def test_run_resume_and_page(command, tmp_path, capsys):
+    assert command("--seeds", 0, 1, "--variants", *SOME) == 0
+    results = read(tmp_path)
+    assert list(results["variants"]) == [
+        FULL,
+        "no-exchange",
+        "no-metamodel",
+        "contributed",
+        "local",
+    ]
+    assert results["config"]["training"]["rounds"] == 1
+    assert results["config"]["training"]["local_steps"] == 2
+    assert results["config"]["fedm2ct"]["meta_steps"] == 1  # 4 : 8 as 1 : 2
+    assert results["config"]["seeds"] == [0, 1]
+    assert {"cpu", "cores", "gpu", "workers"} == results["machine"].keys()
+    check_numbers(results, tmp_path / "out")
+    text = (tmp_path / "p.md").read_text()
+    assert "no exchange: two networks, no federation" in text and "`meta.source" in text
+
+    done = {p: p.stat().st_mtime_ns for p in tmp_path.glob("out/*/*/seed-*/result.json")}
+    assert len(done) == 10
+    assert command("--seeds", 0, 1, "--variants", *SOME) == 1  # not without --resume
+    assert "--resume" in capsys.readouterr().err
+    assert command("--seeds", 0, 1, "--variants", *SOME, "--resume") == 0
+    assert {p: p.stat().st_mtime_ns for p in done} == done  # nothing is done twice
+    again = read(tmp_path)
+    assert again["variants"] == results["variants"]
+
+
+def check_numbers(results, out):
+    """Compute what the results say from the units' own scores."""
+    rows = results["variants"]
+
+    def slices(variant, method, metric):
+        scores = [
+            json.loads((out / variant / method / f"seed-{k}" / "result.json").read_text())["scores"]
+            for k in (0, 1)
+        ]
+        return np.array([[s[site][""][metric] for site in ("A", "B")] for s in scores])
+
+    full, local = slices(FULL, "fedm2ct", "psnr_db"), slices("local", "local", "psnr_db")
+    assert rows[FULL]["mean"]["psnr_db"] == pytest.approx(full.mean())
+    assert rows["local"]["sites"]["B"]["psnr_db"] == pytest.approx(local[:, 1].mean())
+    found = rows["local"]["difference"]["psnr_db"]
+    assert found["mean"] == pytest.approx((local - full).mean())
+    assert found["by_seed"] == pytest.approx([(local - full)[k].mean() for k in (0, 1)])
+    assert found["low"] <= found["mean"] <= found["high"] and found["n_slices"] == 3
+    assert rows[FULL]["difference"]["ssim"]["mean"] == 0
+    assert set(rows[FULL]["outputs"]) == {"private", "shared"} and not rows["local"]["outputs"]
+    assert rows[FULL]["bytes_per_round"] > 4 * rows["no-exchange"]["bytes_per_round"]
+    assert all(row["seconds"] > 0 for row in rows.values())
+
+
+def test_table_only_makes_the_page_again(command, tmp_path):
+    assert command("--variants", "local") == 0
+    first = (tmp_path / "p.md").read_text()
+    (tmp_path / "p.md").unlink()
+    assert command("--table-only") == 0
+    assert (tmp_path / "p.md").read_text() == first
+
+
+def test_a_folder_of_another_configuration_is_refused(command, tmp_path, capsys):
+    assert command("--variants", "local") == 0
+    assert command("--variants", "local", "--resume", "--steps", 3) == 1
+    assert "another configuration" in capsys.readouterr().err
+
+
+def test_every_variant_is_a_valid_configuration_that_differs_from_the_full_method():
+    base = load_config(EXAMPLE).model_copy(update={"methods": ["fedm2ct"]})
+    known = variants(base)
+    assert next(iter(known)) == FULL
+    assert known[FULL].config(base) == base
+    configs = {name: v.config(base) for name, v in known.items()}
+    ours = [c for name, c in configs.items() if known[name].method == "fedm2ct"]
+    assert len({c.model_dump_json() for c in ours}) == len(ours)  # all of them are different
+    for config in configs.values():  # same data, seeds and steps for all
+        assert (config.sites, config.test, config.seeds, config.training, config.image_size) == (
+            base.sites,
+            base.test,
+            base.seeds,
+            base.training,
+            base.image_size,
+        )
+    for name in EXPECTED:
+        assert name in known
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"lambda_private": 0.3, "ramp_rounds": 0, "alpha": 0.5, "shared_input": "fbp"},
+        {"lambda_private": 0.0, "lambda_shared": 0.0, "coupling": "side-by-side"},
+    ],
+)
+def test_no_variant_repeats_the_full_method_whatever_that_is(own):
+    data = tomllib.loads(EXAMPLE.read_text())
+    data["fedm2ct"].update(own)
+    base = parse_config({**data, "methods": ["fedm2ct"]})
+    ours = [v.config(base) for v in variants(base).values() if v.method == "fedm2ct"]
+    assert len({c.model_dump_json() for c in ours}) == len(ours)
+
+
+def test_an_unknown_variant_is_named(command, capsys):
+    assert command("--variants", "no-promt") == 1
+    assert "no-promt" in capsys.readouterr().err
+
+
+def test_missing_results_are_an_error_of_one_sentence(tmp_path, capsys):
+    assert ablation.main(["--table-only", "--results", str(tmp_path / "none.json")]) == 1
+    assert "run the ablation first" in capsys.readouterr().err
+
+
+def test_a_page_needs_no_rivals(command, tmp_path):
+    assert command("--variants", "no-metamodel") == 0
+    assert "Beside it" not in page(read(tmp_path))
+
+
+def test_the_command_needs_a_configuration():
+    with pytest.raises(FedM2CTError, match="--out"):
+        ablation.run(ablation._parser().parse_args([]))

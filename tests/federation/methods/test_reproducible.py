@@ -1,0 +1,103 @@
+"""Every method through the engine: the same bits under one seed, and after any interruption."""
+
+import pytest
+import torch
+
+from fedm2ct.federation.methods import METHODS
+from fedm2ct.federation.methods.pooled import MEMBER
+from fedm2ct.federation.run import run_in_process
+from fedm2ct.federation.storage import load_tensors
+from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
+ROUNDS = 3
+VARIANTS = {
+    "local": {},
+    "local_public": {},
+    "fedavg": {},
+    "fedper": {},
+    "pooled": {},
+    "fedm2ct": {},
+    "fedm2ct contributed": {"meta": {"source": "contributed"}},
+    "fedm2ct no exchange": {"fedm2ct": {"exchange": False}},
+}
+EVERY = pytest.mark.parametrize("variant", VARIANTS)
+
+
+class Interrupted(Exception):
+    """A run that is broken off."""
+
+
+def run(variant, folder, *, seed=3, stop_after=None, resume=False):
+    """Run a variant to its end, or until a round is stored; return its halves."""
+
+    def on_event(event):
+        if event["event"] == "checkpoint" and event["round"] == stop_after:
+            raise Interrupted
+
+    halves = METHODS[variant.split()[0]](tiny.setup(seed, **VARIANTS[variant]))
+    run_in_process(
+        halves.server,
+        halves.clients,
+        ROUNDS,
+        folder,
+        resume=resume,
+        seed=seed,
+        fingerprint="config",
+        on_event=on_event,
+    )
+    return halves
+
+
+def everything(folder, halves):
+    """Return all that a run ends with: stored states, and the models that are written out."""
+    files = [
+        folder / "checkpoints" / f"round-{ROUNDS:04d}.safetensors",
+        *sorted(folder.glob(f"sites/*/private-{ROUNDS:04d}.safetensors")),
+    ]
+    assert len(files) == 1 + len(halves.clients)
+    result = {f"{path}/{n}": t for path in files for n, t in load_tensors(path)[0].items()}
+    for name, trainer in halves.trainers.items():
+        result |= {f"{name}/best/{n}": t for n, t in trainer.best.items()}
+    return {n.removeprefix(str(folder)): t for n, t in result.items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Return a function that runs a variant once and remembers what it ended with."""
+    done = {}
+
+    def result(variant):
+        if variant not in done:
+            folder = tmp_path_factory.mktemp("whole")
+            done[variant] = everything(folder, run(variant, folder))
+        return done[variant]
+
+    return result
+
+
+@EVERY
+def test_the_same_seed_gives_the_same_bits(variant, tmp_path, uninterrupted):
+    expected = uninterrupted(variant)
+    torch.manual_seed(99)
+    assert tiny.same(everything(tmp_path, run(variant, tmp_path)), expected)
+
+
+@pytest.mark.parametrize("variant", ["local", "pooled", "fedm2ct"])
+def test_another_seed_gives_other_weights(variant, tmp_path, uninterrupted):
+    other = everything(tmp_path, run(variant, tmp_path, seed=4))
+    assert other.keys() == uninterrupted(variant).keys()
+    assert not tiny.same(other, uninterrupted(variant))
+
+
+@EVERY
+@pytest.mark.parametrize("stop_after", range(1, ROUNDS + 1))
+def test_a_resumed_run_gives_the_same_bits(variant, stop_after, tmp_path, uninterrupted):
+    with pytest.raises(Interrupted):
+        run(variant, tmp_path, stop_after=stop_after)
+    halves = run(variant, tmp_path, resume=True)
+    assert tiny.same(everything(tmp_path, halves), uninterrupted(variant))
+    if variant == "pooled":
+        assert set(halves.clients) == {MEMBER}
+        a, b = (halves.trainers[name].model.shared for name in ("A", "B"))
+        assert a is b

@@ -1,0 +1,51 @@
+"""What the documents repeat of the code must be what the code says."""
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fedm2ct.config import FedM2CTConfig, parse_config
+from fedm2ct.federation.methods import METHODS
+from fedm2ct.physics.protocols import protocol_from_dict
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_protocols_page_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("protocols_page", DOCS / "protocols.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (DOCS / "protocols.md").read_text()
+    assert module.with_table(page) == page, "run python docs/protocols.py"
+
+
+def test_the_protocol_in_the_page_is_one():
+    block = re.search(r"```toml\n(.*?)```", (DOCS / "protocols.md").read_text(), re.S)[1]
+    sites = tomllib.loads(block)["sites"]
+    assert protocol_from_dict(sites[1]["protocol"]).geometry.n_views == 300
+    config = {"name": "x", "methods": ["fbp"], "test": {"scans": ["cxr"]}}
+    parse_config({**config, "sites": sites, "meta": {"source": "none"}})
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md")))
+def test_links_between_pages_lead_somewhere(page):
+    later = {"ablation.md", "results.md"}  # made by benchmarks
+    for target in re.findall(r"\]\(([^)#:]+)\)", (DOCS / page).read_text()):
+        assert (DOCS / target).exists() or target in later, f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", ["method.md", "evaluation.md"])
+def test_every_method_is_spoken_of(page):
+    text = (DOCS / page).read_text()
+    for name in ("fbp", *METHODS):
+        assert f"`{name}`" in text, name
+
+
+def test_every_switch_of_the_method_is_explained():
+    text = (DOCS / "method.md").read_text().replace("\\_", "_")
+    spoken_of = {"lambda_private": "lambda_p", "lambda_shared": "lambda_s", "prompted": "prompt"}
+    for name in FedM2CTConfig.model_fields:
+        assert spoken_of.get(name, name) in text, name

@@ -1,0 +1,85 @@
+"""The smallest federation that is still a real one: two geometries, 16 x 16, ellipse bodies."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fedm2ct.config import RunConfig, TrainingConfig, parse_config
+from fedm2ct.data.scans import Scan
+from fedm2ct.data.simulate import PairedData, simulate
+from fedm2ct.federation.methods.setup import Setup
+from fedm2ct.learning.seeds import generator
+from fedm2ct.learning.trainer import SiteTask
+from fedm2ct.physics.geometry import FanGeometry, ImageGrid, ParallelGeometry, equispaced_angles
+from fedm2ct.physics.phantoms import abdomen_like, ellipse_image
+from fedm2ct.physics.protocols import Protocol
+from fedm2ct.units import relative_to_hu
+
+GRID = ImageGrid(16, 16, 25.0)
+PARALLEL = Protocol(
+    "parallel", ParallelGeometry(equispaced_angles(20, math.pi), 24, 17.0), GRID, 5e4, 5.0
+)
+FAN = Protocol(
+    "fan", FanGeometry(equispaced_angles(24), 22, 36.0, 595.0, 1085.6, "curved"), GRID, 1e4, 5.0
+)
+PROTOCOLS = {"A": FAN, "B": PARALLEL}
+
+
+def scan(name: str, seed: int, slices: int = 5) -> Scan:
+    """Return a stack of random bodies on 32 x 32 pixels of 12.5 mm."""
+    grid = ImageGrid(32, 32, 12.5)
+    bodies = [abdomen_like(generator(seed, name, index)) for index in range(slices)]
+    hu = np.stack([relative_to_hu(ellipse_image(body, grid)[0, 0].numpy()) for body in bodies])
+    return Scan(hu.astype(np.float32), (5.0, 12.5, 12.5), name, name, {})
+
+
+def paired(protocol: Protocol, seed: int, slices: int = 4) -> PairedData:
+    """Return a protocol's acquisition of random bodies."""
+    body = scan(protocol.name, seed, slices)
+    return simulate(body, range(slices), protocol, generator(seed, "noise"))
+
+
+def task(name: str, seed: int = 1, slices: int = 4) -> SiteTask:
+    """Return a site with `slices` slices to train on and two to validate on."""
+    protocol = PROTOCOLS[name]
+    return SiteTask(
+        name, protocol, paired(protocol, seed, slices), paired(protocol, seed + 100, slices=2)
+    )
+
+
+def training(**changes: Any) -> TrainingConfig:
+    """Return a short schedule."""
+    return TrainingConfig(**{"rounds": 3, "local_steps": 2, "batch_size": 2, **changes})
+
+
+def config(**changes: dict[str, Any]) -> RunConfig:
+    """Return a run's configuration; `changes` replaces fields of its tables."""
+    base: dict[str, Any] = {
+        "name": "tiny",
+        "methods": ["fedm2ct"],
+        "image_size": 16,
+        "sites": [
+            {"name": name, "protocol": "demo-sparse", "scans": [f"phantom-{i}"]}
+            for i, name in enumerate(PROTOCOLS, 1)
+        ],
+        "test": {"scans": ["phantom-8"]},
+        "meta": {"scans": ["phantom-9"], "slices": 2, "held_out": 0.4},
+        "model": {"width": 2},
+        "training": training().model_dump(),
+        "fedm2ct": {"meta_steps": 2, "ramp_rounds": 1},
+    }
+    for table, fields in changes.items():
+        base[table] = {**base[table], **fields}
+    return parse_config(base)
+
+
+def setup(seed: int = 3, **changes: dict[str, Any]) -> Setup:
+    """Return what a method is built from; site B has more slices than site A."""
+    tasks = [task("A"), task("B", slices=6)]
+    return Setup(config(**changes), tasks, seed, [(scan("public", 50, 4), range(4))])
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Return whether two states have the same names and the same bits."""
+    return a.keys() == b.keys() and all(np.array_equal(a[n].numpy(), b[n].numpy()) for n in a)
