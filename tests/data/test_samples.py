@@ -244,9 +244,15 @@ def test_unknown_name():
         fetch("torsso")
 
 
-def test_default_progress_is_a_bar_on_standard_error(pip: FakePip, capsys):
+def test_default_progress_is_a_bar_on_a_terminal(pip: FakePip, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     fetch("a")
     assert "downloading boat==1.0" in capsys.readouterr().err
+    fetch("a")
+    assert capsys.readouterr().err == ""
+
+
+def test_there_is_no_bar_in_a_log_file(pip: FakePip, capsys):
     fetch("a")
     assert capsys.readouterr().err == ""
 

@@ -36,9 +36,9 @@ def die(on_event):
 
 def long(folder, name, on_event):
     """Work for a minute; note down the process, and that it was told to stop."""
-    Path(folder, f"{name}.pid").write_text(str(os.getpid()))
-    on_event({"event": "started"})
     try:
+        Path(folder, f"{name}.pid").write_text(str(os.getpid()))
+        on_event({"event": "started"})
         time.sleep(60)
     except KeyboardInterrupt:
         Path(folder, f"{name}.stopped").touch()

@@ -1,5 +1,6 @@
 """The command line: one file per command, loaded only when it is called."""
 
+import difflib
 import importlib
 import sys
 
@@ -7,6 +8,7 @@ import click
 
 from fedm2ct import __version__
 from fedm2ct.errors import FedM2CTError
+from fedm2ct.pipeline.notices import warnings_to
 
 _COMMANDS = {
     "demo": "fedm2ct.cli.demo",
@@ -17,6 +19,7 @@ _COMMANDS = {
     "protocols": "fedm2ct.cli.protocols",
     "samples": "fedm2ct.cli.samples",
 }
+_RESUMABLE = ("demo", "train")
 
 
 class _LazyGroup(click.Group):
@@ -27,7 +30,9 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
-            return None
+            close = difflib.get_close_matches(name, _COMMANDS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(_COMMANDS)}."
+            raise click.UsageError(f"There is no command {name!r}; {hint}", ctx)
         command: click.Command = importlib.import_module(_COMMANDS[name]).command
         return command
 
@@ -45,20 +50,36 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
-        cli.main(arguments, prog_name="fedm2ct", standalone_mode=False)
+        with warnings_to(lambda text: click.echo(f"Warning: {text}", err=True)):
+            cli.main(arguments, prog_name="fedm2ct", standalone_mode=False)
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted; a run goes on where it was with --resume.", err=True)
+        resumable = bool(arguments) and arguments[0] in _RESUMABLE
+        remedy = "; what is done is stored, go on with --resume." if resumable else "."
+        click.echo(f"Interrupted{remedy}", err=True)
         sys.exit(130)
-    except (FedM2CTError, OSError) as error:
+    except Exception as error:
         if debug:
+            click.echo(getattr(error, "details", ""), err=True)  # a worker's own traceback
             raise
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {_sentence(error)}", err=True)
         sys.exit(1)
+
+
+def _sentence(error: Exception) -> str:
+    """Return an error as one sentence for the user."""
+    if isinstance(error, FedM2CTError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; use fewer workers, fewer slices or smaller images"
+    first_line = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first_line} (run again with --debug for the details)"
 
 
 if __name__ == "__main__":

@@ -37,20 +37,23 @@ def command(
 ) -> None:
     """Simulate each site's acquisition of normal-dose scans, reconstruct, score.
 
-    Writes metrics.json and arrays.npz (truth_hu/SITE and METHOD/SITE in HU, on the site's grid).
+    Writes metrics.json and arrays.npz (truth_hu/SITE and METHOD/SITE in HU, on the site's grid;
+    truth_hu, too, where all the sites have one grid).
     """
+    from fedm2ct.cli.progress import StepProgress
     from fedm2ct.cli.table import metric_table
     from fedm2ct.pipeline.evaluate import evaluate_run
 
-    summary = evaluate_run(
-        run,
-        scans,
-        out,
-        sites=sites,
-        slices=slices,
-        seed=seed,
-        allow_seen=allow_seen,
-        progress=click.echo,
-    )
+    with StepProgress("reconstruction") as progress:
+        summary = evaluate_run(
+            run,
+            scans,
+            out,
+            sites=sites,
+            slices=slices,
+            seed=seed,
+            allow_seen=allow_seen,
+            progress=progress,
+        )
     click.echo(metric_table(summary))
     click.echo(f"\nNumbers: {out / 'metrics.json'}\nImages:  {out / 'arrays.npz'}")

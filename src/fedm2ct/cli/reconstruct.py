@@ -29,7 +29,9 @@ def command(
     run: Path, site: str, projections: Path, out: Path, method: str, seed: int | None
 ) -> None:
     """Reconstruct projections with the model of SITE."""
+    from fedm2ct.cli.progress import StepProgress
     from fedm2ct.pipeline.reconstruct import reconstruct_file
 
-    shape = reconstruct_file(run, site, projections, out, method, seed)
+    with StepProgress("slice") as progress:
+        shape = reconstruct_file(run, site, projections, out, method, seed, progress)
     click.echo(f"{out}: {shape[0]} slices of {shape[1]} x {shape[2]} in HU, by {method}")

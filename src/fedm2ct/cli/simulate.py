@@ -21,23 +21,9 @@ def command(
     scan: str, protocol: str, out: Path, size: int | None, slices: int | None, seed: int
 ) -> None:
     """Simulate the acquisition of SCAN (normal dose, HU) under a named protocol."""
-    from fedm2ct.data.projections import write_projections
-    from fedm2ct.data.simulate import simulate
-    from fedm2ct.data.sites import pick_slices
-    from fedm2ct.learning.seeds import generator
-    from fedm2ct.physics.protocols import get_protocol, warn_if_truncated
-    from fedm2ct.pipeline.prepare import load_any
-    from fedm2ct.units import relative_to_hu
+    from fedm2ct.cli.progress import StepProgress
+    from fedm2ct.pipeline.simulate import simulate_file
 
-    chosen = get_protocol(protocol)
-    if size is not None:
-        chosen = chosen.scaled(size)
-    warn_if_truncated(chosen, chosen.grid.field_of_view_mm / 2)
-    volume = load_any(scan)
-    indices = pick_slices(volume, slices or len(volume.hu))
-    data = simulate(volume, indices, chosen, generator(seed, "simulate"))
-    provenance = {"scan": volume.name, "slices": list(indices), "seed": seed}
-    truth = relative_to_hu(data.truth)
-    write_projections(out, data.projections, chosen, truth_hu=truth, provenance=provenance)
-    n, _, views, bins = data.projections.shape
-    click.echo(f"{out}: {n} slices, {views} views x {bins} bins, {chosen.name}")
+    with StepProgress("slice") as progress:
+        n, _, views, bins = simulate_file(scan, protocol, out, size, slices, seed, progress)
+    click.echo(f"{out}: {n} slices, {views} views x {bins} bins")

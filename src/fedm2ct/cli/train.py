@@ -14,6 +14,10 @@ from fedm2ct.cli import options
 @options.workers
 def command(config: Path, out: Path, resume: bool, workers: int | None) -> None:
     """Federate the sites of CONFIG (TOML), evaluate on its test patients and report."""
-    from fedm2ct.config import load_config
+    from fedm2ct.config import ConfigError, load_config
 
-    options.run_with_progress(load_config(config), out, resume, workers)
+    parsed = load_config(config)
+    try:
+        options.run_with_progress(parsed, out, resume, workers)
+    except ConfigError as error:
+        raise ConfigError(f"{config}: {error}") from None

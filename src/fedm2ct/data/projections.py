@@ -115,6 +115,24 @@ def read_truth(path: str | os.PathLike[str]) -> torch.Tensor | None:
         return file.tensor("truth_hu", file.protocol().grid.shape)
 
 
+def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what the writer stored of the projections' origin; empty where there is nothing.
+
+    Raises
+    ------
+    ProjectionsError
+        If the file is missing, damaged, of another format or version.
+    """
+    with _Reader(path) as file:
+        try:
+            stored = json.loads(file.file.attrs.get("provenance", "{}"))
+        except (TypeError, json.JSONDecodeError):
+            stored = None
+        if not isinstance(stored, dict):
+            raise ProjectionsError(f"{file.path}: attribute provenance is damaged; write it again.")
+        return stored
+
+
 class _Reader:
     """An open file of projections, its format and version checked."""
 

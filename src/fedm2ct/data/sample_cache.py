@@ -203,7 +203,8 @@ def _reporting(progress: Progress | None) -> Iterator[Progress]:
         yield progress
         return
     layout = "{desc}{percentage:3.0f}%|{bar}| {elapsed}"
-    with tqdm(total=1.0, bar_format=layout, desc="samples: ") as bar:
+    silent = not sys.stderr.isatty()  # a log file wants no bar
+    with tqdm(total=1.0, bar_format=layout, desc="samples: ", disable=silent) as bar:
 
         def show(what: str, fraction: float) -> None:
             bar.set_description_str(f"{what}: ", refresh=False)

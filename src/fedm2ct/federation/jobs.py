@@ -188,17 +188,22 @@ def _work(
         with lock:
             pipe.send((kind, content))
 
+    def leave(kind: str, content: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is leaving: let it do so tidily
+        tell(kind, content)
+
     try:
-        tell("done", function(**arguments, on_event=lambda event: tell("event", event)))
+        leave("done", function(**arguments, on_event=lambda event: tell("event", event)))
     except KeyboardInterrupt:
         return
     except BrokenPipeError:
         return  # the parent is gone
     except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sentence = str(error) if isinstance(error, FedM2CTError) else _describe(error)
         details = "".join(traceback.format_exception(error))
         with contextlib.suppress(OSError):
-            tell("error", {"message": sentence, "details": details})
+            leave("error", {"message": sentence, "details": details})
 
 
 def _describe(error: BaseException) -> str:

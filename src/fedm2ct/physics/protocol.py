@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.physics.geometry import Geometry, ImageGrid
-from fedm2ct.physics.redundancy import completed_detector
 
 
 class ProtocolError(FedM2CTError):
@@ -103,6 +102,8 @@ def truncation_mm(protocol: Protocol, extent: ImageGrid | float | None = None) -
         The object's radius about the isocentre in mm, or a grid, meaning the disc inscribed in
         it; by default the protocol's own grid.
     """
+    from fedm2ct.physics.redundancy import completed_detector  # needs torch: slow to import
+
     if extent is None:
         extent = protocol.grid
     if isinstance(extent, ImageGrid):

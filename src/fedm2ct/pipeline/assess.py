@@ -52,9 +52,17 @@ def outputs_of(model: TSiRadonMAP) -> dict[str, Reconstructor]:
 
 
 @torch.no_grad()
-def reconstruct(reconstructor: Reconstructor, sinogram: torch.Tensor) -> HuArray:
+def reconstruct(
+    reconstructor: Reconstructor,
+    sinogram: torch.Tensor,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> HuArray:
     """Reconstruct in small batches; return HU ``(n, row, column)``."""
-    return np.concatenate([to_hu(reconstructor(part)) for part in sinogram.split(SLICES_AT_ONCE)])
+    parts: list[HuArray] = []
+    for part in sinogram.split(SLICES_AT_ONCE):
+        parts.append(to_hu(reconstructor(part)))
+        progress(sum(map(len, parts)), len(sinogram))
+    return np.concatenate(parts)
 
 
 def score(image: HuArray, truth: HuArray, patients: Sequence[str], window: str) -> SliceScores:

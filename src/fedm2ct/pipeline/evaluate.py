@@ -2,23 +2,27 @@
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedm2ct.config import RunConfig
 from fedm2ct.data.scans import Scan
 from fedm2ct.data.sites import pick_slices
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
-from fedm2ct.physics.protocols import protocol_from_dict
+from fedm2ct.physics.protocols import Protocol, protocol_from_dict, warn_if_truncated
 from fedm2ct.pipeline.assess import HuArray, assess, to_hu
-from fedm2ct.pipeline.manifest import config_of, read_manifest, scan_hash
+from fedm2ct.pipeline.manifest import chosen_seed, config_of, read_manifest, scan_hash
 from fedm2ct.pipeline.prepare import acquire_tests, load_any
-from fedm2ct.pipeline.summary import summarise_scores
+from fedm2ct.pipeline.summary import read_result, summarise_scores
 from fedm2ct.pipeline.unit import reconstructors_of
+
+Progress = Callable[[int, int, str], None]
 
 
 def evaluate_run(
@@ -30,9 +34,12 @@ def evaluate_run(
     slices: int | None,
     seed: int | None,
     allow_seen: bool,
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Evaluate every method of a run on scans; write ``metrics.json`` and ``arrays.npz``.
+
+    The arrays are ``truth_hu/SITE`` and ``METHOD/SITE``, each HU ``(slice, row, column)`` on the
+    site's grid, and ``truth_hu`` too where all the sites have one grid.
 
     Parameters
     ----------
@@ -51,24 +58,51 @@ def evaluate_run(
     allow_seen
         Accept scans of patients that the run has used for training.
     progress
-        Takes a line for each site done.
+        Takes the number of reconstructions done, their total, and what is at work.
 
     Raises
     ------
     FedM2CTError
-        When the run is not finished, a site is not known, or a scan was part of the training.
+        When the run is not finished, a site or a seed is not known, a scan was part of the
+        training, or `out` is a run.
     """
     config, manifest = config_of(run), read_manifest(run)
-    seed = config.seeds[0] if seed is None else seed
+    if (out / "manifest.json").exists():
+        raise FedM2CTError(f"{out}: holds a run; choose another --out folder")
+    seed = chosen_seed(config, seed)
+    for method in config.methods:
+        read_result(run, method, seed)
     chosen = _chosen(list(manifest["protocols"]), sites)
     protocols = {name: protocol_from_dict(manifest["protocols"][name]) for name in chosen}
     scans = [load_any(name) for name in scan_names]
     if not allow_seen:
         _refuse_seen(scans, manifest)
     tests = [(scan, pick_slices(scan, slices or len(scan.hu))) for scan in scans]
+    scores, arrays = _score(config, run, seed, protocols, tests, progress)
+    summary = summarise_scores(config, {method: [by_site] for method, by_site in scores.items()})
+    summary.update(seed=seed, scans=[_description(s, i) for s, i in tests])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # stub forbids **dict
+    (out / "metrics.json").unlink(missing_ok=True)  # of an earlier call: not of these arrays
+    write_atomically(out / "arrays.npz", buffer.getvalue())
+    write_atomically(out / "metrics.json", json.dumps(summary, indent=1).encode())
+    return summary
+
+
+def _score(
+    config: RunConfig,
+    run: Path,
+    seed: int,
+    protocols: Mapping[str, Protocol],
+    tests: Sequence[tuple[Scan, Sequence[int]]],
+    progress: Progress,
+) -> tuple[dict[str, dict[str, Any]], dict[str, HuArray]]:
+    """Return every method's scores at every site, and the images."""
     scores: dict[str, dict[str, Any]] = {method: {} for method in config.methods}
     arrays: dict[str, HuArray] = {}
+    steps, total = count(1), len(protocols) * len(config.methods)
     for site, protocol in protocols.items():
+        warn_if_truncated(protocol, protocol.grid.field_of_view_mm / 2)
         data, patients = acquire_tests(tests, protocol, site, seed)
         arrays[f"truth_hu/{site}"] = to_hu(data.truth)
         for method in config.methods:
@@ -76,14 +110,10 @@ def evaluate_run(
             images, scored = assess(reconstructors, data, patients, config.window)
             arrays[f"{method}/{site}"] = images[""]
             scores[method][site] = {name: asdict(s) for name, s in scored.items()}
-        progress(f"site {site}: {len(patients)} slices reconstructed with {len(scores)} methods")
-    summary = summarise_scores(config, {method: [by_site] for method, by_site in scores.items()})
-    summary.update(seed=seed, scans=[_description(s, i) for s, i in tests])
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # stub forbids **dict
-    write_atomically(out / "arrays.npz", buffer.getvalue())
-    write_atomically(out / "metrics.json", json.dumps(summary, indent=1).encode())
-    return summary
+            progress(next(steps), total, f"site {site}, {method}")
+    if len({protocol.grid for protocol in protocols.values()}) == 1:
+        arrays["truth_hu"] = next(a for name, a in arrays.items() if name.startswith("truth_hu/"))
+    return scores, arrays
 
 
 def _chosen(known: list[str], wanted: Sequence[str]) -> list[str]:

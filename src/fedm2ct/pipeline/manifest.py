@@ -30,6 +30,12 @@ def config_fingerprint(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def test_fingerprint(config: RunConfig) -> str:
+    """Hash what a trained method's scores depend on beside its training."""
+    relevant = config.model_dump(mode="json", include={"test", "window"})
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def versions() -> dict[str, str]:
     """Return the versions of this project, of Python and of the packages that numbers depend on."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -58,9 +64,15 @@ def scan_hash(scan: Scan) -> str:
 
 
 def write_manifest(config: RunConfig, cohort: Cohort, run: Path) -> dict[str, Any]:
-    """Write ``manifest.json`` and return it."""
+    """Write ``manifest.json`` and return it; a run that goes on keeps its date.
+
+    Raises
+    ------
+    FedM2CTError
+        When a scan is not the one that the run in the folder was started with.
+    """
     roles = cohort.split.roles
-    manifest = {
+    manifest: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "name": config.name,
         "config": config.model_dump(mode="json"),
@@ -85,8 +97,22 @@ def write_manifest(config: RunConfig, cohort: Cohort, run: Path) -> dict[str, An
             for name, scan in cohort.scans.items()
         },
     }
+    if (run / "manifest.json").exists():
+        before = read_manifest(run)
+        _refuse_changed_scans(before, manifest, run)
+        manifest["created"] = before["created"]
     write_atomically(run / "manifest.json", json.dumps(manifest, indent=1).encode())
     return manifest
+
+
+def _refuse_changed_scans(before: dict[str, Any], now: dict[str, Any], run: Path) -> None:
+    for name, scan in now["scans"].items():
+        known = before["scans"].get(name)
+        if known is not None and known["sha256"] != scan["sha256"]:
+            raise FedM2CTError(
+                f"{name}: this scan has changed since the run in {run} was started; "
+                "put it back, or choose another --out folder"
+            )
 
 
 def read_manifest(run: Path) -> dict[str, Any]:
@@ -105,6 +131,22 @@ def read_manifest(run: Path) -> dict[str, Any]:
     except ValueError as error:
         raise FedM2CTError(f"{path}: is damaged ({error})") from None
     return manifest
+
+
+def chosen_seed(config: RunConfig, seed: int | None) -> int:
+    """Return the seed whose models are wanted: the run's first by default.
+
+    Raises
+    ------
+    FedM2CTError
+        When the run has no such seed.
+    """
+    if seed is None:
+        return config.seeds[0]
+    if seed not in config.seeds:
+        known = ", ".join(map(str, config.seeds))
+        raise FedM2CTError(f"the run has no seed {seed}; it has {known}")
+    return seed
 
 
 def config_of(run: Path) -> RunConfig:

@@ -1,6 +1,5 @@
 """Configuration in, tasks out: read scans, split patients, simulate every site's acquisition."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,6 +55,11 @@ def site_protocol(site: SiteConfig, image_size: int) -> Protocol:
     return protocol
 
 
+def site_protocols(config: RunConfig) -> dict[str, Protocol]:
+    """Return every site's protocol at the run's image size; see `site_protocol`."""
+    return {site.name: site_protocol(site, config.image_size) for site in config.sites}
+
+
 def load_any(name: str) -> Scan:
     """Load a sample, a file, or an analytic phantom (``phantom-1``, ``phantom-2``, ...)."""
     return phantom_scan(name) if is_phantom(name) else load_scan(name)
@@ -67,9 +71,10 @@ def read_cohort(config: RunConfig, progress: Progress = lambda _: None) -> Cohor
     Raises
     ------
     FedM2CTError
-        When a scan cannot be read, a protocol is wrong, or a patient would have two roles.
+        When a scan cannot be read, a protocol is wrong, or a patient or a copy of a scan would
+        have two roles.
     """
-    protocols = {site.name: site_protocol(site, config.image_size) for site in config.sites}
+    protocols = site_protocols(config)
     wanted: dict[str, tuple[list[str], int, float]] = {
         site.name: (site.scans, site.slices, site.validation_fraction) for site in config.sites
     }
@@ -86,7 +91,22 @@ def read_cohort(config: RunConfig, progress: Progress = lambda _: None) -> Cohor
         roles[role] = tuple(
             select(scans[name], slices, source=name, held_out_fraction=held_out) for name in names
         )
+    _refuse_copies(scans, roles)
     return Cohort(scans, Split(roles), protocols)
+
+
+def _refuse_copies(scans: Mapping[str, Scan], roles: Mapping[str, tuple[Selection, ...]]) -> None:
+    """Refuse the same voxels in two roles, whatever the files say of the patient."""
+    owners: dict[str, tuple[str, str]] = {}
+    for role, selections in roles.items():
+        for name in (s.scan for s in selections):
+            digest = scans[name].provenance.get("hu_sha256", name)
+            other, scan = owners.setdefault(digest, (role, name))
+            if other != role:
+                raise ConfigError(
+                    f"scan {name} of {role!r} is a copy of scan {scan} of {other!r}; "
+                    "give each patient one role only"
+                )
 
 
 def site_tasks(cohort: Cohort, seed: int) -> list[SiteTask]:
@@ -120,8 +140,3 @@ def acquire_tests(
     """Simulate a site's acquisition of test patients; return it and each slice's patient."""
     data = acquire(scans, protocol, generator(seed, site, "test noise"))
     return data, [scan.patient for scan, indices in scans for _ in indices]
-
-
-def quiet_repeats() -> None:
-    """Show each warning once a process."""
-    warnings.simplefilter("once", UserWarning)

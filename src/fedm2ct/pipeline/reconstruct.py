@@ -2,24 +2,31 @@
 
 import io
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from fedm2ct.data.projections import read_projections
+from fedm2ct.data.projections import read_projections, read_provenance
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
-from fedm2ct.physics.protocols import Protocol, protocol_from_dict
+from fedm2ct.physics.protocols import protocol_from_dict
 from fedm2ct.pipeline.assess import HuArray, reconstruct
-from fedm2ct.pipeline.manifest import config_of, read_manifest
+from fedm2ct.pipeline.manifest import chosen_seed, config_of, read_manifest
 from fedm2ct.pipeline.unit import reconstructors_of
 
 _FORMATS = (".nii.gz", ".nii", ".nrrd", ".npz")
 
 
 def reconstruct_file(
-    run: Path, site: str, projections: Path, out: Path, method: str, seed: int | None
+    run: Path,
+    site: str,
+    projections: Path,
+    out: Path,
+    method: str,
+    seed: int | None,
+    progress: Callable[[int, int], None],
 ) -> tuple[int, ...]:
     """Reconstruct a file of projections; return the image's shape.
 
@@ -44,25 +51,38 @@ def reconstruct_file(
             f"{projections}: was measured with another geometry than that of site {site}; "
             "use projections of this site's protocol"
         )
-    seed = config.seeds[0] if seed is None else seed
+    seed = chosen_seed(config, seed)
     reconstructor = reconstructors_of({site: protocol}, run, method, seed, site)[""]
-    image = reconstruct(reconstructor, sinogram)
-    write_image(image, protocol, out, suffix)
+    image = reconstruct(reconstructor, sinogram, progress)
+    apart = read_provenance(projections).get("slice_spacing_mm") or protocol.slice_thickness_mm
+    pixel = protocol.grid.pixel_mm
+    write_image(image, (float(apart or 1.0), pixel, pixel), out, suffix)
     return image.shape
 
 
-def write_image(image: HuArray, protocol: Protocol, out: Path, suffix: str) -> None:
-    """Write HU ``(slice, row, column)`` with its spacing, atomically."""
-    thickness = protocol.slice_thickness_mm or 1.0
-    spacing = (thickness, protocol.grid.pixel_mm, protocol.grid.pixel_mm)
+def write_image(
+    image: HuArray, spacing_zyx_mm: tuple[float, float, float], out: Path, suffix: str
+) -> None:
+    """Write HU ``(slice, row, column)`` with its spacing, atomically.
+
+    Raises
+    ------
+    FedM2CTError
+        When the disk is full or the folder cannot be written to.
+    """
     if suffix == ".npz":
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, hu=image, spacing_zyx_mm=np.asarray(spacing))
+        np.savez_compressed(buffer, hu=image, spacing_zyx_mm=np.asarray(spacing_zyx_mm))
         write_atomically(out, buffer.getvalue())
         return
     volume = sitk.GetImageFromArray(image)
-    volume.SetSpacing(tuple(reversed(spacing)))  # type: ignore[no-untyped-call]  # no stubs
+    volume.SetSpacing(tuple(reversed(spacing_zyx_mm)))  # type: ignore[no-untyped-call]  # no stubs
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"image{suffix}"
-        sitk.WriteImage(volume, str(path), useCompression=suffix != ".nii")
+        try:
+            sitk.WriteImage(volume, str(path), useCompression=suffix != ".nii")
+        except RuntimeError:
+            raise FedM2CTError(
+                f"{out}: cannot be written; is there room in the folder for temporary files?"
+            ) from None
         write_atomically(out, path.read_bytes())

@@ -2,7 +2,9 @@
 
 import difflib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +15,41 @@ from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.runlog import RunLog
-from fedm2ct.files import write_atomically
+from fedm2ct.files import TEMPORARY_MARK, write_atomically
+from fedm2ct.model.image import IMAGE_NETWORKS
+from fedm2ct.pipeline.cohort_files import store_cohort
 from fedm2ct.pipeline.manifest import config_fingerprint, read_manifest, write_manifest
-from fedm2ct.pipeline.prepare import read_cohort
+from fedm2ct.pipeline.notices import warnings_to
+from fedm2ct.pipeline.prepare import Cohort, read_cohort
 from fedm2ct.pipeline.summary import summarise
-from fedm2ct.pipeline.unit import CONVENTIONAL, run_unit, unit_folder
+from fedm2ct.pipeline.unit import CONVENTIONAL, is_finished, run_unit, unit_folder
 from fedm2ct.report.html import write_report
 
 Event = dict[str, Any]
 _COST = {"fedm2ct": 3, "fbp": 0}
 """Relative cost of a method, 1 if not here: the costliest starts first, which evens out workers."""
+_SLICES = ".slices"
 
 
-def check_methods(config: RunConfig) -> None:
-    """Refuse a method that does not exist.
+def check_names(config: RunConfig) -> None:
+    """Refuse a method or an image network that does not exist.
 
     Raises
     ------
     ConfigError
-        Naming the method and the closest known one.
+        Naming the field, the name and the closest known one.
     """
-    known = [CONVENTIONAL, *METHODS]
-    for name in config.methods:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-            raise ConfigError(f"field 'methods': {name!r} is not known; {remedy}")
+    for method in config.methods:
+        _check_name("methods", method, [CONVENTIONAL, *METHODS])
+    _check_name("model.private", config.model.private, list(IMAGE_NETWORKS))
+    _check_name("model.shared", config.model.shared, list(IMAGE_NETWORKS))
+
+
+def _check_name(field: str, name: str, known: list[str]) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+        raise ConfigError(f"field {field!r}: {name!r} is not known; {remedy}")
 
 
 def check_folder(config: RunConfig, run: Path, resume: bool) -> None:
@@ -77,27 +88,58 @@ def run_all(
         When a scan, a protocol or the folder cannot be used, or a unit of work fails. The run
         can then be resumed.
     """
-    check_methods(config)
-    check_folder(config, run, resume)
-    cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
-    manifest = write_manifest(config, cohort, run)
-    jobs = [
-        Job(
-            f"{method}/seed-{seed}",
-            run_unit,
-            {
-                "config": config.model_dump(mode="json"),
-                "method": method,
-                "seed": seed,
-                "run": str(run),
-                "resume": resume,
-            },
-        )
+    with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
+        check_names(config)
+        check_folder(config, run, resume)
+        _remove_unfinished(run)
+        cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
+        manifest = write_manifest(config, cohort, run)
+        with _slices_on_disk(cohort, run / _SLICES) as slices:
+            jobs = _jobs(config, run, slices, resume)
+            run_jobs(_unfinished(jobs, config, run, on_event), workers, on_event)
+        on_event({"event": "note", "text": "writing the report"})
+        return conclude(config, run, manifest)
+
+
+def _jobs(config: RunConfig, run: Path, slices: Path, resume: bool) -> list[Job]:
+    """Return every unit of work, by seed; within a seed the costliest comes first."""
+    common = {
+        "config": config.model_dump(mode="json"),
+        "run": str(run),
+        "cohort": str(slices),
+        "resume": resume,
+    }
+    return [
+        Job(f"{method}/seed-{seed}", run_unit, {**common, "method": method, "seed": seed})
         for seed in config.seeds
         for method in sorted(config.methods, key=lambda name: -_COST.get(name, 1))
     ]
-    run_jobs(jobs, workers, on_event)
-    return conclude(config, run, manifest)
+
+
+def _unfinished(
+    jobs: list[Job], config: RunConfig, run: Path, on_event: Callable[[Event], None]
+) -> list[Job]:
+    """Return the units that an earlier call has not finished; tell of the others."""
+    done = [job.name for job in jobs if is_finished(config, run / job.name)]
+    for name in done:
+        on_event({"job": name, "event": "unit-done", "before": True})
+    return [job for job in jobs if job.name not in done]
+
+
+@contextmanager
+def _slices_on_disk(cohort: Cohort, folder: Path) -> Iterator[Path]:
+    """Keep the run's slices in a folder for as long as workers need them."""
+    try:
+        store_cohort(cohort, folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_unfinished(run: Path) -> None:
+    """Remove the temporary files that a killed process has left."""
+    for leftover in run.rglob(f"*{TEMPORARY_MARK}*"):
+        leftover.unlink(missing_ok=True)
 
 
 def conclude(config: RunConfig, run: Path, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -28,9 +28,11 @@ from fedm2ct.pipeline.assess import (
     outputs_of,
     to_hu,
 )
-from fedm2ct.pipeline.manifest import config_fingerprint
+from fedm2ct.pipeline.cohort_files import stored_cohort
+from fedm2ct.pipeline.manifest import config_fingerprint, test_fingerprint
 from fedm2ct.pipeline.model_files import load_model, save_model
-from fedm2ct.pipeline.prepare import Cohort, acquire_tests, read_cohort, site_tasks
+from fedm2ct.pipeline.notices import warnings_to
+from fedm2ct.pipeline.prepare import Cohort, acquire_tests, site_tasks
 
 Emit = Callable[[dict[str, Any]], None]
 CONVENTIONAL = "fbp"
@@ -47,22 +49,37 @@ def model_path(run: Path, method: str, seed: int, site: str) -> Path:
     return unit_folder(run, method, seed) / "sites" / site / "model.safetensors"
 
 
+def is_finished(config: RunConfig, folder: Path) -> bool:
+    """Return whether a unit has been trained and scored on the test patients of `config`."""
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(result.get("tested") == test_fingerprint(config))
+
+
 def run_unit(
-    config: dict[str, Any], method: str, seed: int, run: str, resume: bool, on_event: Emit
+    config: dict[str, Any],
+    method: str,
+    seed: int,
+    run: str,
+    cohort: str,
+    resume: bool,
+    on_event: Emit,
 ) -> None:
     """Train a method under a seed and score it on the test patients.
 
-    Plain values in, files out, so that it can run in a process of its own.
+    Plain values in, files out, so that it can run in a process of its own. `cohort` is the folder
+    of the run's slices.
     """
     parsed = parse_config(config)
     folder = unit_folder(Path(run), method, seed)
-    if (folder / "result.json").exists():
-        return
-    cohort = read_cohort(parsed, lambda text: on_event({"event": "note", "text": text}))
-    if method != CONVENTIONAL:
-        train(parsed, cohort, method, seed, folder, resume, on_event)
-    finish(parsed, cohort, method, seed, Path(run))
-    on_event({"event": "unit-done"})
+    with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
+        slices = stored_cohort(parsed, Path(cohort))
+        if method != CONVENTIONAL:
+            train(parsed, slices, method, seed, folder, resume, on_event)
+        finish(parsed, slices, method, seed, Path(run))
+    on_event({"event": "unit-done", "before": False})
 
 
 def train(
@@ -119,4 +136,5 @@ def finish(config: RunConfig, cohort: Cohort, method: str, seed: int, run: Path)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # stub forbids **dict
     write_atomically(folder / "arrays.npz", buffer.getvalue())
-    write_atomically(folder / "result.json", json.dumps({"scores": scores}).encode())
+    result = {"scores": scores, "tested": test_fingerprint(config)}
+    write_atomically(folder / "result.json", json.dumps(result).encode())

@@ -1,0 +1,38 @@
+"""What several folders of tests share: patients on disk and one finished run."""
+
+import pytest
+import torch
+
+from .runs import cli, run_jobs_here, write_config, write_patients
+
+
+@pytest.fixture(scope="session")
+def patients(tmp_path_factory):
+    """A folder of tiny scans."""
+    return write_patients(tmp_path_factory.mktemp("patients"))
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Run units of work in this process, where tests can reach into them."""
+    monkeypatch.setattr("fedm2ct.pipeline.train.run_jobs", run_jobs_here)
+
+
+@pytest.fixture(scope="session")
+def one_thread():
+    """Compute with one thread, as workers do: sums are then in one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def finished(patients, tmp_path_factory, one_thread):
+    """A run of three methods that nothing has disturbed; not to be written to."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = write_config(folder / "tiny.toml", patients, methods=("fbp", "local", "fedm2ct"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedm2ct.pipeline.train.run_jobs", run_jobs_here)
+        assert cli("train", config, "--out", folder / "run") == 0
+    return folder / "run"
