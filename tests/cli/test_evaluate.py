@@ -76,7 +76,8 @@ def test_metrics_follow_the_design(from_npz):
 def test_arrays_follow_the_design(from_npz):
     found = images(from_npz)
     expected = {f"{name}/{site}" for name in (*METHODS, "truth_hu") for site in SITES}
-    assert set(found) == expected
+    assert set(found) == {*expected, "truth_hu"}
+    np.testing.assert_array_equal(found["truth_hu"], found["truth_hu/A"])
     for array in found.values():
         assert array.shape == (7, 16, 16)
         assert array.dtype == np.float32

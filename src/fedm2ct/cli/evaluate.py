@@ -38,7 +38,7 @@ def command(
     """Simulate each site's acquisition of normal-dose scans, reconstruct, score.
 
     Writes metrics.json and arrays.npz (truth_hu/SITE and METHOD/SITE in HU, on the site's grid;
-    truth_hu, too, where all the sites have one grid).
+    truth_hu is the first site's).
     """
     from fedm2ct.cli.progress import StepProgress
     from fedm2ct.cli.table import metric_table

@@ -39,7 +39,7 @@ def evaluate_run(
     """Evaluate every method of a run on scans; write ``metrics.json`` and ``arrays.npz``.
 
     The arrays are ``truth_hu/SITE`` and ``METHOD/SITE``, each HU ``(slice, row, column)`` on the
-    site's grid, and ``truth_hu`` too where all the sites have one grid.
+    site's grid; ``truth_hu`` is that of the first site, whose grid the others may not share.
 
     Parameters
     ----------
@@ -111,8 +111,7 @@ def _score(
             arrays[f"{method}/{site}"] = images[""]
             scores[method][site] = {name: asdict(s) for name, s in scored.items()}
             progress(next(steps), total, f"site {site}, {method}")
-    if len({protocol.grid for protocol in protocols.values()}) == 1:
-        arrays["truth_hu"] = next(a for name, a in arrays.items() if name.startswith("truth_hu/"))
+    arrays["truth_hu"] = arrays[f"truth_hu/{next(iter(protocols))}"]
     return scores, arrays
 
 
