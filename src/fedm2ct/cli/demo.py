@@ -8,7 +8,7 @@ import click
 from fedm2ct.cli import options
 from fedm2ct.config import RunConfig
 
-_DURATION = {"demo": "about 10 minutes", "demo-quick": "about a minute"}
+_DURATION = {"demo": "about 6 minutes", "demo-quick": "about a minute"}
 
 
 @click.command("demo", epilog="Example: fedm2ct demo --out runs/demo")
