@@ -24,7 +24,7 @@ _DURATION = {"demo": "about 6 minutes", "demo-quick": "about a minute"}
 def command(out: Path | None, quick: bool, resume: bool, workers: int | None) -> None:
     """Federate four sites on real CT, evaluate on a patient that none has seen, and report.
 
-    Takes about 10 minutes on 2 CPU cores, about a minute with --quick, after the first fetch of
+    Takes about 6 minutes on 2 CPU cores, about a minute with --quick, after the first fetch of
     the sample scans.
     """
     name = "demo-quick" if quick else "demo"
