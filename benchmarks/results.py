@@ -1,6 +1,6 @@
 """Finished runs in, benchmarks/results/NAME.json and docs/results.md out.
 
-    python benchmarks/results.py add RUN --name small [--evaluated DIR]
+    python benchmarks/results.py add RUN --name small [--evaluated DIR --note TEXT]
     python benchmarks/results.py page
 
 `add` takes a run's summary and compares FedM2CT with every other method, paired by slice and seed.
@@ -75,7 +75,7 @@ def comparisons(scores: dict[str, np.ndarray]) -> dict[str, Any]:
     return {name: asdict(comparison) for name, comparison in found.items()}
 
 
-def add(run: Path, name: str, evaluated: Path | None) -> None:
+def add(run: Path, name: str, evaluated: Path | None, note: str) -> None:
     """Store a run's results under a name."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     record = {
@@ -93,6 +93,7 @@ def add(run: Path, name: str, evaluated: Path | None) -> None:
         record["further"] = {
             "methods": metrics["methods"],
             "scans": metrics["scans"],
+            "note": note,
             "by_patient": {m: comparisons(by_patient(metrics, m)) for m in METRICS},
         }
     write_atomically(RESULTS / f"{name}.json", json.dumps(record, indent=1).encode())
@@ -183,7 +184,8 @@ def section(record: dict[str, Any]) -> list[str]:
             f"### {record['name']}, further patients",
             "",
             f"{len(further['scans'])} patients that the run has not seen: "
-            f"{', '.join(s['name'] for s in further['scans'])}. Models of the first seed.",
+            f"{', '.join(s['name'] for s in further['scans'])}. Models of the first seed. "
+            f"{further['note']}".rstrip(),
             "",
             *score_table(further["methods"]),
             "",
@@ -220,10 +222,11 @@ def main() -> None:
     adding.add_argument("run", type=Path)
     adding.add_argument("--name", required=True)
     adding.add_argument("--evaluated", type=Path, help="folder of a `fedm2ct evaluate`")
+    adding.add_argument("--note", default="", help="where those scans are from")
     commands.add_parser("page", help="write the page only")
     arguments = parser.parse_args()
     if arguments.command == "add":
-        add(arguments.run, arguments.name, arguments.evaluated)
+        add(arguments.run, arguments.name, arguments.evaluated, arguments.note)
     page()
 
 
