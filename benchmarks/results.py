@@ -20,7 +20,7 @@ import numpy as np
 
 from fedm2ct.evaluation.statistics import compare
 from fedm2ct.files import write_atomically
-from fedm2ct.pipeline.manifest import config_of, git_commit
+from fedm2ct.pipeline.manifest import config_of, read_manifest
 from fedm2ct.pipeline.summary import read_result
 
 HERE = Path(__file__).parent
@@ -82,7 +82,7 @@ def add(run: Path, name: str, evaluated: Path | None, note: str) -> None:
         "name": name,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": processor(),
-        "git_commit": git_commit(),
+        "git_commit": read_manifest(run).get("git_commit"),
         "summary": summary,
         "seconds": seconds(run),
         "bytes_per_round": bytes_per_round(run),
