@@ -9,14 +9,13 @@ With the folder of a `fedm2ct evaluate`, it does the same by patient. `page` wri
 
 import argparse
 import json
-import os
-import platform
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ablation_scores import machine
 
 from fedm2ct.evaluation.statistics import compare
 from fedm2ct.files import write_atomically
@@ -27,17 +26,6 @@ HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "results.md"
 OURS = "fedm2ct"
 METRICS = ("psnr_db", "ssim", "rmse_hu")
-
-
-def processor() -> str:
-    """Return the processor's name and number of cores."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 
 def by_slice(run: Path, metric: str) -> dict[str, np.ndarray]:
@@ -78,10 +66,11 @@ def comparisons(scores: dict[str, np.ndarray]) -> dict[str, Any]:
 def add(run: Path, name: str, evaluated: Path | None, note: str) -> None:
     """Store a run's results under a name."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    here = machine()
     record = {
         "name": name,
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": processor(),
+        "machine": f"{here['cpu']}, {here['cores']} cores",
         "git_commit": read_manifest(run).get("git_commit"),
         "summary": summary,
         "seconds": seconds(run),
