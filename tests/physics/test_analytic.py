@@ -57,6 +57,8 @@ FULL = {
     "parallel-360-half-detector": parallel(span_deg=360, bins=150, offset=40.0),
     "fan-flat": fan("flat"),
     "fan-curved": fan("curved"),
+    "fan-flat-flying": replace(fan("flat"), source_angle_shift_rad=(2e-3, -2e-3) * 120),
+    "fan-curved-flying": replace(fan("curved"), source_angle_shift_rad=(2e-3, -2e-3) * 120),
     "fan-flat-coarse": fan("flat", bins=184, pitch=4.5),
     "fan-curved-coarse": fan("curved", bins=184, pitch=4.5),
     "fan-flat-half-detector": fan("flat", views=360, bins=180, offset=90.0),

@@ -24,6 +24,19 @@ def test_bins_are_centred_and_shifted():
     np.testing.assert_allclose(ParallelGeometry((0.0,), 3, 2.0, 0.5).bins_mm, [-1.5, 0.5, 2.5])
 
 
+def flying(**shift):
+    return FanGeometry((0.3,), 3, 1.0, 5.0, 9.0, **shift)
+
+
+def test_a_flying_focal_spot_moves_the_source_but_not_the_detector():
+    geometry = flying(source_angle_shift_rad=(0.1,), source_radial_shift_mm=(2.0,))
+    along, across = geometry.sources_mm
+    assert along == pytest.approx([7 * math.cos(0.1)])
+    assert across == pytest.approx([7 * math.sin(0.1)])
+    assert geometry.has_source_shift and not flying(source_angle_shift_rad=(0.0,)).has_source_shift
+    assert np.array_equal(geometry.bins_mm, flying().bins_mm)
+
+
 def test_equispaced_angles_leave_out_the_end():
     assert equispaced_angles(4, math.pi, 1.0) == pytest.approx(
         [1 + i * math.pi / 4 for i in range(4)]
@@ -47,6 +60,9 @@ def test_geometries_are_values():
         (lambda: FanGeometry((0.0,), 3, 1.0, 0.0, 9.0), "source_to_isocentre_mm"),
         (lambda: FanGeometry((0.0,), 3, 1.0, 10.0, 9.0), "source_to_detector_mm"),
         (lambda: FanGeometry((0.0,), 3, 1.0, 5.0, 9.0, "round"), "detector"),
+        (lambda: flying(source_angle_shift_rad=(0.1, 0.1)), "source_angle_shift_rad must be empty"),
+        (lambda: flying(source_radial_shift_mm=(math.inf,)), "source_radial_shift_mm must be"),
+        (lambda: flying(source_radial_shift_mm=(-9.5,)), "behind the detector"),
     ],
 )
 def test_impossible_geometries_name_the_field(make, message):

@@ -52,6 +52,20 @@ def test_the_published_protocols_are_there():
     assert third.geometry.source_to_detector_mm == 900.0
 
 
+def test_a_flying_focal_spot_survives_json():
+    shifts = {
+        "source_angle_shift_rad": [0.001, -0.001] * 50,
+        "source_radial_shift_mm": [1.0, 0.0] * 50,
+    }
+    protocol = protocol_from_dict({**FAN, **shifts})
+    assert protocol.geometry.source_angle_shift_rad == (0.001, -0.001) * 50
+    assert protocol_from_dict(json.loads(json.dumps(protocol_to_dict(protocol)))) == protocol
+    with pytest.raises(ProtocolError, match=r"'here'.*one finite number for each of the 100 views"):
+        protocol_from_dict({**FAN, "source_radial_shift_mm": [1.0]})
+    with pytest.raises(ProtocolError, match="source_radial_shift_mm must be a list of numbers"):
+        protocol_from_dict({**FAN, "source_radial_shift_mm": 1.0})
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS.keys())
 def test_every_protocol_sees_its_field_of_view_and_survives_json(protocol):
     assert truncation_mm(protocol) < 1e-9

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from tests.properties.cases import EVERY_DTYPE, EVERY_OPERATOR
+from fedm2ct.physics.operators import Projector, WeightedBackprojector
+from tests.properties.cases import (
+    BACKENDS,
+    EVERY_DTYPE,
+    EVERY_GEOMETRY,
+    EVERY_LAYOUT,
+    EVERY_OPERATOR,
+    GEOMETRIES,
+    GRID,
+)
 from tests.properties.helpers import TOLERANCE, assert_adjoint, random, relative_error
 
 
@@ -101,3 +110,54 @@ def test_a_nan_comes_out_as_a_nan(case):
     x = torch.zeros(case.domain, device=case.device)
     x[case.domain[0] // 2, case.domain[1] // 2] = torch.nan
     assert case.operator(x).isnan().any()
+
+
+class TestLearnableWeights:
+    """The weights of the pixel-driven back-projector: fused, and learned."""
+
+    @EVERY_DTYPE
+    @EVERY_LAYOUT
+    def test_multiply_the_sinogram(self, geometry, grid, dtype):
+        for backend in BACKENDS:
+            operator = WeightedBackprojector(geometry, grid, backend)
+            y, weights = random((2, 1, *geometry.shape), 1, dtype), random(geometry.shape, 2, dtype)
+            assert relative_error(operator(y, weights), operator(y * weights)) < TOLERANCE[dtype]
+
+    @EVERY_GEOMETRY
+    def test_gradients_of_any_order(self, geometry):
+        operator = WeightedBackprojector(geometry, GRID)
+        y = random((2, 1, *geometry.shape), 1).requires_grad_()
+        weights = random(geometry.shape, 2).requires_grad_()
+        assert torch.autograd.gradcheck(operator, (y, weights), fast_mode=True)
+        assert torch.autograd.gradgradcheck(
+            lambda y, w: operator(y, w) ** 2, (y, weights), fast_mode=True
+        )
+
+    @pytest.mark.parametrize("learned", ["sinogram", "weights"])
+    def test_only_what_learns_gets_a_gradient(self, learned):
+        geometry = GEOMETRIES["fan-flat"]
+        y, weights = random(geometry.shape, 1), random(geometry.shape, 2)
+        (y if learned == "sinogram" else weights).requires_grad_()
+        WeightedBackprojector(geometry, GRID)(y, weights).sum().backward()
+        assert (y.grad is not None) == (learned == "sinogram")
+        assert (weights.grad is not None) == (learned == "weights")
+
+    def test_nothing_is_saved_but_the_inputs(self):
+        geometry = GEOMETRIES["fan-flat"]
+        y, weights = (random(geometry.shape, n).requires_grad_() for n in (1, 2))
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+            Projector(geometry, GRID)(random(GRID.shape, 3).requires_grad_())
+            assert not saved  # a linear map needs none
+            WeightedBackprojector(geometry, GRID)(y, weights)
+        assert {t.data_ptr() for t in saved} == {y.data_ptr(), weights.data_ptr()}
+
+    def test_a_wrong_shape_is_refused(self):
+        geometry = GEOMETRIES["fan-flat"]
+        with pytest.raises(ValueError, match="weights must have the shape"):
+            WeightedBackprojector(geometry, GRID)(torch.ones(geometry.shape), torch.ones(3))
+
+
+def test_a_footprint_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="footprint must be one of joseph, distance-driven"):
+        Projector(GEOMETRIES["parallel"], GRID, footprint="strip")

@@ -35,5 +35,5 @@ class LearnableBackprojection(nn.Module):
     def forward(self, filtered: Tensor) -> Tensor:
         """Map ``(batch, 1, view, bin)`` to relative attenuation ``(batch, 1, row, column)``."""
         weights = self.weights * (1 + WEIGHT_STEP * self.weight_change)
-        image: Tensor = self.backproject(filtered * weights)
+        image: Tensor = self.backproject(filtered, weights)
         return image

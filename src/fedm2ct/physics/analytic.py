@@ -147,7 +147,7 @@ def fbp(sinogram: Tensor, geometry: Geometry, grid: ImageGrid, window: Window = 
     before, filter_matrix, after = (t.to(sinogram) for t in _tables(geometry, window))
     geometry, left, right = completed_detector(geometry)
     weighted = torch.nn.functional.pad(before * sinogram, (left, right))
-    image: Tensor = WeightedBackprojector(geometry, grid)(after * (weighted @ filter_matrix))
+    image: Tensor = WeightedBackprojector(geometry, grid)(weighted @ filter_matrix, after)
     return image
 
 

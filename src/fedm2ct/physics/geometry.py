@@ -10,8 +10,10 @@ Conventions, stated once for the whole project (drawing in ``docs/conventions.md
   is at ``SID * n`` and its detector's centre at ``(SID - SDD) * n``.
 * Bin ``k`` of ``D`` has the detector coordinate ``u = (k - (D-1)/2) * pitch + offset``, which
   grows along ``e``. Parallel beam: the ray is the line ``x . e = u``. Flat detector: the bin is
-  at ``(SID - SDD) * n + u * e``. Curved detector (arc about the source): the bin is seen from
-  the source under the angle ``u / SDD`` from the central ray.
+  at ``(SID - SDD) * n + u * e``. Curved detector (arc about the nominal source): the bin is seen
+  from there under the angle ``u / SDD`` from the central ray.
+* A flying focal spot moves a view's source to the radius ``SID + radial shift`` and the angle
+  ``theta + angle shift``; the detector stays where it is.
 """
 
 import math
@@ -108,13 +110,17 @@ class ParallelGeometry(_Geometry):
 class FanGeometry(_Geometry):
     """Fan beam with a flat detector or one curved about the source.
 
-    ``detector_pitch_mm`` is measured on the detector (along the arc when curved).
+    ``detector_pitch_mm`` is measured on the detector (along the arc when curved). A flying focal
+    spot is given view by view: ``source_angle_shift_rad`` and ``source_radial_shift_mm`` are
+    empty, or hold one number for each view.
     """
 
     source_to_isocentre_mm: float
     source_to_detector_mm: float
     detector: Literal["flat", "curved"] = "flat"
     detector_offset_mm: float = 0.0
+    source_angle_shift_rad: tuple[float, ...] = ()
+    source_radial_shift_mm: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse distances that put the isocentre behind the source or the detector before it."""
@@ -127,6 +133,18 @@ class FanGeometry(_Geometry):
         _check(
             self.detector in ("flat", "curved"),
             f"FanGeometry: detector must be 'flat' or 'curved', not {self.detector!r}",
+        )
+        for field in ("source_angle_shift_rad", "source_radial_shift_mm"):
+            shift = getattr(self, field)
+            _check(
+                len(shift) in (0, self.n_views) and all(map(math.isfinite, shift)),
+                f"FanGeometry: {field} must be empty or hold one finite number for each of the "
+                f"{self.n_views} views, not {len(shift)}",
+            )
+        along, _ = self.sources_mm
+        _check(
+            bool(np.all(along > self.source_to_isocentre_mm - self.source_to_detector_mm)),
+            "FanGeometry: source_radial_shift_mm puts the source behind the detector",
         )
 
     @cached_property
@@ -141,6 +159,22 @@ class FanGeometry(_Geometry):
         if self.detector == "curved":
             return self.bins_mm / self.source_to_detector_mm
         return np.arctan(self.bins_mm / self.source_to_detector_mm)
+
+    @cached_property
+    def sources_mm(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Each view's source in mm along ``n`` and along ``e``, shapes ``(views,)``.
+
+        The nominal source lies at ``(source_to_isocentre_mm, 0)``.
+        """
+        zero = np.zeros(self.n_views)
+        radius = self.source_to_isocentre_mm + np.asarray(self.source_radial_shift_mm or zero)
+        angle = np.asarray(self.source_angle_shift_rad or zero)
+        return radius * np.cos(angle), radius * np.sin(angle)
+
+    @property
+    def has_source_shift(self) -> bool:
+        """Whether any view's source is off its nominal place."""
+        return any(self.source_angle_shift_rad) or any(self.source_radial_shift_mm)
 
     @property
     def magnification(self) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedm2ct.physics.geometry import Geometry, ImageGrid
-from fedm2ct.physics.projectors import BACKENDS, Backend, get_backend
+from fedm2ct.physics.projectors import BACKENDS, FOOTPRINTS, Backend, Footprint, get_backend
 
 _Map = Callable[[Tensor], Tensor]
 
@@ -25,6 +25,44 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         apply, adjoint = ctx.maps
         return _linear(grad[0], adjoint, apply), None, None
+
+
+class _Weighted(torch.autograd.Function):
+    """Apply a linear map to a weighted input; weights are shared by the batch.
+
+    Only the two inputs are saved. The gradient needs one adjoint, for input and weights alike,
+    and is itself differentiable: it is made of differentiable parts.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        x: Tensor,
+        weights: Tensor,
+        apply: Callable[[Tensor, Tensor], Tensor],
+        linear_adjoint: _Map,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weights)
+        ctx.linear_adjoint = linear_adjoint
+        return apply(x, weights)
+
+    @staticmethod
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        *grad: Tensor,
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weights = ctx.saved_tensors
+        for_x, for_weights, *_ = ctx.needs_input_grad
+        plain = ctx.linear_adjoint(grad[0])
+        of_weights = of_x = None
+        if for_weights:
+            views, bins = weights.shape
+            pair = x.reshape(-1, views, bins), plain.reshape(-1, views, bins)
+            of_weights = torch.einsum("bvd,bvd->vd", *pair).to(weights.dtype)
+        if for_x:
+            again = torch.is_grad_enabled()  # a second derivative will be asked for
+            of_x = plain * weights if again else plain.mul_(weights)
+        return of_x, of_weights, None, None
 
 
 def _linear(x: Tensor, apply: _Map, adjoint: _Map) -> Tensor:
@@ -85,7 +123,14 @@ class _TomographicOperator(LinearOperator):
     def _get_backend(self, name: str) -> Backend:
         return get_backend(name, self.geometry, self.grid)
 
-    def _run(self, x: Tensor, shape: tuple[int, int], what: str, name: str) -> Tensor:
+    def _run(
+        self,
+        x: Tensor,
+        shape: tuple[int, int],
+        what: str,
+        name: str,
+        *options: Any,  # noqa: ANN401
+    ) -> Tensor:
         if x.ndim < 2 or tuple(x.shape[-2:]) != shape:
             raise ValueError(
                 f"{type(self).__name__}: expected {what} of shape (..., {shape[0]}, {shape[1]}), "
@@ -100,12 +145,12 @@ class _TomographicOperator(LinearOperator):
             raise ValueError(f"the cpu backend needs CPU tensors, got one on {x.device}")
         work = x if x.dtype == torch.float64 else x.float()
         flat = work.reshape(-1, *shape)
-        result: Tensor = getattr(self._get_backend(chosen), name)(flat)
+        result: Tensor = getattr(self._get_backend(chosen), name)(flat, *options)
         return result.reshape(*x.shape[:-2], *result.shape[-2:]).to(x.dtype)
 
 
 class Projector(_TomographicOperator):
-    """Line integrals of an image along every ray, by Joseph's method.
+    """Line integrals of an image along every ray.
 
     Parameters
     ----------
@@ -115,17 +160,34 @@ class Projector(_TomographicOperator):
         The image grid.
     backend
         ``"auto"`` (CPU kernels for CPU tensors, PyTorch elsewhere), ``"cpu"`` or ``"torch"``.
+    footprint
+        What a bin sees of each row (or column) of pixels that its ray crosses: ``"joseph"``, the
+        value interpolated at the ray, or ``"distance-driven"``, the mean between the bin's edges,
+        which leaves no pixel unseen where bins are wider than pixels.
 
     Raises
     ------
     ValueError
-        If a fan beam's source would lie within the image, or the backend is unknown.
+        If a fan beam's source would lie within the image, or backend or footprint are unknown.
 
     Notes
     -----
     Joseph, "An improved algorithm for reprojecting rays through pixel images", IEEE TMI 1982,
-    doi 10.1109/TMI.1982.4307572.
+    doi 10.1109/TMI.1982.4307572. De Man and Basu, "Distance-driven projection and backprojection
+    in three dimensions", Phys. Med. Biol. 2004, doi 10.1088/0031-9155/49/11/024.
     """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        grid: ImageGrid,
+        backend: str = "auto",
+        footprint: Footprint = "joseph",
+    ) -> None:
+        super().__init__(geometry, grid, backend)
+        if footprint not in FOOTPRINTS:
+            raise ValueError(f"footprint must be one of {', '.join(FOOTPRINTS)}, not {footprint!r}")
+        self.footprint = footprint
 
     def forward(self, x: Tensor) -> Tensor:
         """Project ``(..., rows, columns)`` to ``(..., views, bins)``, in mm times x's unit."""
@@ -136,10 +198,11 @@ class Projector(_TomographicOperator):
         return _linear(y, self._adjoint_map, self._apply_map)
 
     def _apply_map(self, x: Tensor) -> Tensor:
-        return self._run(x, self.grid.shape, "an image", "project")
+        return self._run(x, self.grid.shape, "an image", "project", self.footprint)
 
     def _adjoint_map(self, y: Tensor) -> Tensor:
-        return self._run(y, self.geometry.shape, "a sinogram", "project_adjoint")
+        shape = self.geometry.shape
+        return self._run(y, shape, "a sinogram", "project_adjoint", self.footprint)
 
 
 class WeightedBackprojector(_TomographicOperator):
@@ -148,7 +211,9 @@ class WeightedBackprojector(_TomographicOperator):
     Each pixel sums, over the views, the sinogram interpolated linearly between bins, times
     1 (parallel), :math:`SID^2/U^2` (flat; ``U`` is the pixel's distance from the source along
     the central ray) or :math:`SID^2/L^2` (curved; ``L`` is its distance from the source). No
-    filter and no angular weight is applied. Outside the detector the sinogram counts as zero.
+    filter is applied, and no angular weight but the ``weights`` (view x bin) that `forward` may be
+    given, learnable or not, which cost no pass of their own. Outside the detector the sinogram
+    counts as zero.
 
     Parameters
     ----------
@@ -165,16 +230,29 @@ class WeightedBackprojector(_TomographicOperator):
         If a fan beam's source would lie within the image, or the backend is unknown.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Back-project ``(..., views, bins)`` to ``(..., rows, columns)``."""
-        return _linear(x, self._apply_map, self._adjoint_map)
+    def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Back-project ``(..., views, bins)`` to ``(..., rows, columns)``.
+
+        ``weights`` of shape ``(views, bins)`` multiply each sinogram first.
+        """
+        if weights is None:
+            return _linear(x, self._apply_map, self._adjoint_map)
+        if tuple(weights.shape) != self.geometry.shape:
+            raise ValueError(
+                f"WeightedBackprojector: weights must have the shape {self.geometry.shape}, "
+                f"not {tuple(weights.shape)}"
+            )
+        result: Tensor = _Weighted.apply(  # type: ignore[no-untyped-call]
+            x, weights, self._apply_map, self.adjoint
+        )
+        return result
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Transpose: ``(..., rows, columns)`` to ``(..., views, bins)``."""
+        """Transpose without weights: ``(..., rows, columns)`` to ``(..., views, bins)``."""
         return _linear(y, self._adjoint_map, self._apply_map)
 
-    def _apply_map(self, x: Tensor) -> Tensor:
-        return self._run(x, self.geometry.shape, "a sinogram", "backproject")
+    def _apply_map(self, x: Tensor, *weights: Tensor) -> Tensor:
+        return self._run(x, self.geometry.shape, "a sinogram", "backproject", *weights)
 
     def _adjoint_map(self, y: Tensor) -> Tensor:
         return self._run(y, self.grid.shape, "an image", "backproject_adjoint")

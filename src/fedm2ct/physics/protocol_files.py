@@ -28,8 +28,10 @@ _NUMBERS = (
 )
 _OPTIONAL_NUMBERS = ("tube_kvp", "slice_thickness_mm")
 _TEXTS = ("name", "beam", "detector", "kernel", "anatomy", "source")
-_FIELDS = (*_COUNTS, *_NUMBERS, *_OPTIONAL_NUMBERS, *_TEXTS, "angles_deg", "angles_rad")
-_FAN_ONLY = ("detector", "source_to_isocentre_mm", "source_to_detector_mm")
+_SHIFTS = ("source_angle_shift_rad", "source_radial_shift_mm")
+_FAN_ONLY = ("detector", "source_to_isocentre_mm", "source_to_detector_mm", *_SHIFTS)
+_LISTS = ("angles_deg", "angles_rad", *_SHIFTS)
+_FIELDS = (*_COUNTS, *_NUMBERS, *_OPTIONAL_NUMBERS, *_TEXTS, *_LISTS)
 
 
 def protocol_from_dict(d: Mapping[str, Any]) -> Protocol:
@@ -41,7 +43,9 @@ def protocol_from_dict(d: Mapping[str, Any]) -> Protocol:
         ``name``; ``beam`` (``"parallel"`` or ``"fan"``); ``bins``, ``pitch_mm``, optionally
         ``offset_mm``; either ``angles_deg`` or ``angles_rad`` (a list) or ``views`` with
         optionally ``span_deg`` (360) and ``start_deg`` (0); for fans ``source_to_isocentre_mm``,
-        ``source_to_detector_mm`` and optionally ``detector`` (``"flat"`` or ``"curved"``);
+        ``source_to_detector_mm`` and optionally ``detector`` (``"flat"`` or ``"curved"``) and, for
+        a flying focal spot, ``source_angle_shift_rad`` and ``source_radial_shift_mm`` (a list with
+        a number for each view);
         ``size``, or ``rows`` and ``columns``; ``pixel_mm``; ``photons``; optionally
         ``electronic_noise`` (0), ``tube_kvp``, ``slice_thickness_mm``, ``kernel``, ``anatomy``
         and ``source``.
@@ -93,7 +97,7 @@ class _Fields:
             raise self.error(f"unknown field {field!r}{hint}")
         if value is None and field in (*_OPTIONAL_NUMBERS, "kernel", "anatomy"):
             return
-        if field in ("angles_deg", "angles_rad"):
+        if field in _LISTS:
             right = isinstance(value, list | tuple) and all(map(_is_number, value))
             wanted = "a list of numbers"
         elif field in _TEXTS:
@@ -156,7 +160,14 @@ def _geometry(known: _Fields) -> Geometry:
     isocentre = known.number("source_to_isocentre_mm")
     behind = known.number("source_to_detector_mm")
     return FanGeometry(
-        angles, bins, pitch, isocentre, behind, values.get("detector", "flat"), offset
+        angles,
+        bins,
+        pitch,
+        isocentre,
+        behind,
+        values.get("detector", "flat"),
+        offset,
+        *(tuple(map(float, values.get(field, ()))) for field in _SHIFTS),
     )
 
 
@@ -191,6 +202,9 @@ def protocol_to_dict(protocol: Protocol) -> dict[str, Any]:
         d["detector"] = geometry.detector
         d["source_to_isocentre_mm"] = geometry.source_to_isocentre_mm
         d["source_to_detector_mm"] = geometry.source_to_detector_mm
+        d |= {
+            field: list(getattr(geometry, field)) for field in _SHIFTS if getattr(geometry, field)
+        }
     if grid.rows == grid.columns:
         d["size"] = grid.rows
     else:

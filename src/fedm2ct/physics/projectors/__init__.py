@@ -3,15 +3,15 @@
 from functools import lru_cache
 
 from fedm2ct.physics.geometry import Geometry, ImageGrid
-from fedm2ct.physics.projectors.base import Backend
+from fedm2ct.physics.projectors.base import FOOTPRINTS, Backend, Footprint
 
-__all__ = ["BACKENDS", "Backend", "get_backend"]
+__all__ = ["BACKENDS", "FOOTPRINTS", "Backend", "Footprint", "get_backend"]
 
 BACKENDS = ("cpu", "torch")
 """Names of the backends: numba kernels for CPU tensors, plain PyTorch for any device."""
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def get_backend(name: str, geometry: Geometry, grid: ImageGrid) -> Backend:
     """Return the named backend for a geometry and a grid, made once and kept.
 

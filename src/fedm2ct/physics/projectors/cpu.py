@@ -1,92 +1,165 @@
-"""The CPU backend: numba kernels, cut over as many threads as torch is told to use."""
+"""The CPU backend: numba kernels on lanes, cut over as many threads as torch is told to use."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedm2ct.physics.geometry import Geometry, ImageGrid
-from fedm2ct.physics.projectors import kernels
-from fedm2ct.physics.projectors.base import Backend
-from fedm2ct.physics.projectors.pixels import pixel_table
-from fedm2ct.physics.projectors.rays import ray_table
+from fedm2ct.physics.projectors.base import Backend, Footprint
+from fedm2ct.physics.projectors.lanes import Array, Lanes, make_lanes, pack_sinogram
+from fedm2ct.physics.projectors.passes import PixelPass, RayPass, pixel_pass, ray_passes
+from fedm2ct.physics.projectors.pixel_kernels import pixel_kernels
+from fedm2ct.physics.projectors.ray_kernels import ray_kernels
+from fedm2ct.physics.projectors.rays import check_source_outside
+from fedm2ct.physics.projectors.symmetry import MAX_LANES
 
-
-def _in_threads(kernel: Callable[..., None], count: int, *args: object) -> None:
-    """Run ``kernel(begin, end, *args)`` over ``range(count)`` in torch's number of threads."""
-    threads = min(torch.get_num_threads(), count)
-    if threads <= 1:
-        kernel(0, count, *args)
-        return
-    edges = [count * t // threads for t in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(kernel, edges[t], edges[t + 1], *args) for t in range(threads)]
-        for job in jobs:
-            job.result()
-
-
-def _batch_last(batch: Tensor, pad: int) -> NDArray[np.floating]:
-    """Turn ``(B, M, N)`` into a contiguous ``(M, N + 2 pad, B)`` array, zero-padded."""
-    count, rows, columns = batch.shape
-    array = np.zeros((rows, columns + 2 * pad, count), dtype=_dtype(batch))
-    array[:, pad : pad + columns] = batch.detach().permute(1, 2, 0).numpy()
-    return array
-
-
-def _batch_first(array: NDArray[np.floating]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
-
-
-def _dtype(tensor: Tensor) -> type[np.floating]:
-    return np.float64 if tensor.dtype == torch.float64 else np.float32
+_WIDTHS = (8, MAX_LANES)
+"""Numbers of lanes that kernels are compiled for; more kinds would only take longer to compile."""
+_BLOCK_BYTES = 1 << 19
+"""Size of a packed block of image rows: half of a common second-level cache."""
+_PIXEL_ROWS = 8
+"""Rows that pixel-driven back-projection adds to before it goes on to the next view."""
 
 
 class CpuBackend(Backend):
-    """Joseph and pixel-driven kernels compiled by numba, for CPU tensors.
+    """Both footprints and the pixel-driven back-projector, compiled by numba, for CPU tensors.
 
     Results do not depend on the number of threads (``torch.set_num_threads``).
     """
 
     def __init__(self, geometry: Geometry, grid: ImageGrid) -> None:
         super().__init__(geometry, grid)
-        rays = ray_table(geometry, grid)
-        self._rays = (
-            rays.by_row, rays.first, rays.slope, rays.length_mm, rays.start, rays.stop,
-        )  # fmt: skip
-        p = pixel_table(geometry, grid)
-        self._pixels = (
-            p.kind, p.cos, p.sin, p.x, p.y, p.source_mm, p.scale, p.first, p.bins, p.atan,
-        )  # fmt: skip
+        check_source_outside(geometry, grid)
+        self._by_ray: dict[tuple[int, Footprint], tuple[RayPass, ...]] = {}
+        self._by_pixel: dict[int, PixelPass] = {}
 
-    def project(self, image: Tensor) -> Tensor:  # noqa: D102
-        lines = _batch_last(image, 1)
-        columns = _batch_last(image.transpose(1, 2), 1)
-        out = np.zeros((*self.geometry.shape, len(image)), dtype=lines.dtype)
-        _in_threads(kernels.joseph_forward, self.geometry.n_views, lines, columns, self._rays, out)
-        return _batch_first(out)
+    def project(self, image: Tensor, footprint: Footprint = "joseph") -> Tensor:  # noqa: D102
+        sinogram = image.new_empty(len(image), *self.geometry.shape)
+        for one in self._ray_passes(len(image), footprint):
+            for part, lanes, rows in _chunks(one, one.shape, image):
+                packed = image.new_zeros(*one.rays.start.shape, _width(lanes)).numpy()
+                forward, _ = ray_kernels(_width(lanes), footprint == "joseph")
+                _in_threads(
+                    forward, len(packed), _array(image[part]), rows, lanes, one.rays,
+                    one.views, one.shape, packed, sinogram[part].numpy(),
+                )  # fmt: skip
+        return sinogram
 
-    def project_adjoint(self, sinogram: Tensor) -> Tensor:  # noqa: D102
-        rays = _batch_last(sinogram, 0)
-        rows, columns = self.grid.shape
-        by_row = np.zeros((rows, columns + 2, len(sinogram)), dtype=rays.dtype)
-        by_column = np.zeros((columns, rows + 2, len(sinogram)), dtype=rays.dtype)
-        _in_threads(kernels.joseph_adjoint, rows, True, rays, self._rays, by_row)
-        _in_threads(kernels.joseph_adjoint, columns, False, rays, self._rays, by_column)
-        total = by_row[:, 1:-1] + by_column[:, 1:-1].transpose(1, 0, 2)
-        return _batch_first(total)
+    def project_adjoint(  # noqa: D102
+        self, sinogram: Tensor, footprint: Footprint = "joseph"
+    ) -> Tensor:
+        image = sinogram.new_zeros(len(sinogram), *self.grid.shape)
+        for one in self._ray_passes(len(sinogram), footprint):
+            for part, lanes, rows in _chunks(one, one.shape, sinogram):
+                packed = sinogram.new_empty(*one.rays.start.shape, _width(lanes)).numpy()
+                nothing = np.empty((0, 0), packed.dtype)
+                _in_threads(
+                    pack_sinogram, len(packed), _array(sinogram[part]), one.rays.lengths, nothing,
+                    one.views, lanes, packed,
+                )  # fmt: skip
+                turned = image.new_zeros(image[part].transpose(1, 2).shape)
+                _, transposed = ray_kernels(_width(lanes), footprint == "joseph")
+                _in_threads(
+                    transposed, _pairs(one.shape, rows), packed, rows, lanes, one.rays, one.shape,
+                    image[part].numpy(), turned.numpy(),
+                )  # fmt: skip
+                image[part] += turned.transpose(1, 2)
+        return image
 
-    def backproject(self, sinogram: Tensor) -> Tensor:  # noqa: D102
-        padded = _batch_last(sinogram, 1)
-        out = np.zeros((*self.grid.shape, len(sinogram)), dtype=padded.dtype)
-        _in_threads(kernels.pixel_forward, self.grid.rows, padded, self._pixels, out)
-        return _batch_first(out)
+    def backproject(self, sinogram: Tensor, weights: Tensor | None = None) -> Tensor:  # noqa: D102
+        one, bins = self._pixel_pass(len(sinogram)), self.geometry.n_bins
+        image = sinogram.new_zeros(len(sinogram), *self.grid.shape)
+        factors = sinogram.new_empty(0, 0) if weights is None else weights.to(sinogram.dtype)
+        for part, lanes, rows in _chunks(one, self.grid.shape, sinogram):
+            rows = min(rows, _PIXEL_ROWS)
+            packed = sinogram.new_empty(len(one.views.views), bins + 2, _width(lanes)).numpy()
+            nothing = np.empty((0, 0))
+            _in_threads(
+                pack_sinogram, len(packed), _array(sinogram[part]), nothing, _array(factors),
+                one.views, lanes, packed,
+            )  # fmt: skip
+            turned = image.new_zeros(image[part].transpose(1, 2).shape)
+            forward, _ = pixel_kernels(_width(lanes))
+            _in_threads(
+                forward, _pairs(self.grid.shape, rows), packed, rows, lanes, one.pixels,
+                image[part].numpy(), turned.numpy(),
+            )  # fmt: skip
+            image[part] += turned.transpose(1, 2)
+        return image
 
     def backproject_adjoint(self, image: Tensor) -> Tensor:  # noqa: D102
-        pixels = _batch_last(image, 0)
-        views, bins = self.geometry.shape
-        out = np.zeros((views, bins + 2, len(image)), dtype=pixels.dtype)
-        _in_threads(kernels.pixel_adjoint, views, pixels, self._pixels, out)
-        return _batch_first(out[:, 1:-1])
+        one, bins = self._pixel_pass(len(image)), self.geometry.n_bins
+        sinogram = image.new_empty(len(image), *self.geometry.shape)
+        for part, lanes, rows in _chunks(one, self.grid.shape, image):
+            packed = image.new_zeros(len(one.views.views), bins + 2, _width(lanes)).numpy()
+            _, transposed = pixel_kernels(_width(lanes))
+            _in_threads(
+                transposed, len(packed), _array(image[part]), rows, lanes, one.pixels,
+                one.views, packed, sinogram[part].numpy(),
+            )  # fmt: skip
+        return sinogram
+
+    def _ray_passes(self, batch: int, footprint: Footprint) -> tuple[RayPass, ...]:
+        key = min(batch, MAX_LANES), footprint
+        if key not in self._by_ray:
+            self._by_ray[key] = ray_passes(self.geometry, self.grid, *key)
+        return self._by_ray[key]
+
+    def _pixel_pass(self, batch: int) -> PixelPass:
+        key = min(batch, MAX_LANES)
+        if key not in self._by_pixel:
+            self._by_pixel[key] = pixel_pass(self.geometry, self.grid, key)
+        return self._by_pixel[key]
+
+
+def _chunks(
+    one: RayPass | PixelPass, shape: tuple[int, int], batch: Tensor
+) -> Iterator[tuple[slice, Lanes, int]]:
+    """Yield what is worked on together: images, their lanes, and how many rows make a block."""
+    step = max(1, MAX_LANES // len(one.elements))
+    for begin in range(0, len(batch), step):
+        count = min(step, len(batch) - begin)
+        width = next(w for w in _WIDTHS if w >= count * len(one.elements))
+        rows = _BLOCK_BYTES // ((shape[1] + 2) * width * batch.element_size())
+        lanes = make_lanes(one.elements, one.slots, count, width)
+        yield slice(begin, begin + count), lanes, max(1, min(shape[0], rows))
+
+
+def _width(lanes: Lanes) -> int:
+    return len(lanes.image)
+
+
+def _pairs(shape: tuple[int, int], rows: int) -> int:
+    """Return the number of pairs of mirrored blocks."""
+    half = (shape[0] + 1) // 2
+    return -(-half // rows)
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().contiguous().numpy()
+    return array
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Return the threads beside this one; a forked process needs its own."""
+    return ThreadPoolExecutor(threads, "fedm2ct")
+
+
+def _in_threads(kernel: Callable[..., None], count: int, *args: object) -> None:
+    """Run ``kernel(begin, end, *args)`` over ``range(count)`` in torch's number of threads."""
+    threads = min(torch.get_num_threads(), count)
+    edges = [count * t // threads for t in range(threads + 1)]
+    jobs = []
+    if threads > 1:
+        submit = _pool(torch.get_num_threads() - 1, os.getpid()).submit
+        jobs = [submit(kernel, *span, *args) for span in pairwise(edges[1:])]
+    kernel(edges[0], edges[1], *args)
+    for job in jobs:
+        job.result()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fedm2ct.physics.geometry import FanGeometry, Geometry, ImageGrid
 from fedm2ct.physics.projectors.rays import check_source_outside
 
-PARALLEL, FLAT, CURVED = 0, 1, 2
+PARALLEL, FLAT, CURVED, CURVED_SHIFTED = 0, 1, 2, 3
 _ATAN_TERMS = 13
 
 
@@ -20,16 +20,19 @@ class PixelTable:
     Attributes
     ----------
     kind
-        `PARALLEL`, `FLAT` or `CURVED`.
+        `PARALLEL`, `FLAT`, `CURVED` or, with a flying focal spot, `CURVED_SHIFTED`.
     cos, sin
         Of the view angles, shape ``(views,)``.
     x, y
         Coordinates of the pixel columns and rows in mm.
-    source_mm
-        Source-to-isocentre distance, 0 for parallel beams.
+    along, across
+        Each view's source in mm along ``n`` and ``e``, 0 for parallel beams; shape ``(views,)``.
+    behind_mm
+        Distance from the isocentre to the detector along the central ray, 0 for parallel beams.
+    detector_mm
+        Source-to-detector distance, 0 for parallel beams.
     scale
-        Bins per unit of the detector coordinate: per mm (parallel), per unit of ``tan`` (flat),
-        per radian (curved) of the fan angle.
+        Bins per mm of the detector (parallel, flat) or per radian of the fan angle (curved).
     first
         Detector coordinate of the isocentre in padded bins (bin 0 is one bin of padding).
     bins
@@ -45,14 +48,17 @@ class PixelTable:
     sin: NDArray[np.float64]
     x: NDArray[np.float64]
     y: NDArray[np.float64]
-    source_mm: float
+    along: NDArray[np.float64]
+    across: NDArray[np.float64]
+    behind_mm: float
+    detector_mm: float
     scale: float
     first: float
     bins: int
     atan: NDArray[np.float64]
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def pixel_table(geometry: Geometry, grid: ImageGrid) -> PixelTable:
     """Compute the constants of the pixel-driven back-projector.
 
@@ -62,13 +68,18 @@ def pixel_table(geometry: Geometry, grid: ImageGrid) -> PixelTable:
         If a fan beam's source would lie within the image.
     """
     check_source_outside(geometry, grid)
-    kind, source, scale = PARALLEL, 0.0, 1.0 / geometry.detector_pitch_mm
+    kind, scale = PARALLEL, 1.0 / geometry.detector_pitch_mm
+    along = across = np.zeros(geometry.n_views)
+    detector = behind = 0.0
     atan = np.zeros(_ATAN_TERMS)
     if isinstance(geometry, FanGeometry):
-        kind = FLAT if geometry.detector == "flat" else CURVED
-        source = geometry.source_to_isocentre_mm
-        scale *= geometry.source_to_detector_mm
-        if kind == CURVED:
+        along, across = geometry.sources_mm
+        detector = geometry.source_to_detector_mm
+        behind = detector - geometry.source_to_isocentre_mm
+        kind = FLAT
+        if geometry.detector == "curved":
+            kind = CURVED_SHIFTED if geometry.has_source_shift else CURVED
+            scale *= detector
             atan = _atan_coefficients(geometry, grid)
     return PixelTable(
         kind,
@@ -76,7 +87,10 @@ def pixel_table(geometry: Geometry, grid: ImageGrid) -> PixelTable:
         np.sin(geometry.angles),
         (np.arange(grid.columns, dtype=np.float64) - (grid.columns - 1) / 2) * grid.pixel_mm,
         ((grid.rows - 1) / 2 - np.arange(grid.rows, dtype=np.float64)) * grid.pixel_mm,
-        source,
+        along,
+        across,
+        behind,
+        detector,
         scale,
         1.0 - float(geometry.bins_mm[0]) / geometry.detector_pitch_mm,
         geometry.n_bins,
@@ -86,8 +100,9 @@ def pixel_table(geometry: Geometry, grid: ImageGrid) -> PixelTable:
 
 def _atan_coefficients(geometry: FanGeometry, grid: ImageGrid) -> NDArray[np.float64]:
     radius = 0.5 * grid.pixel_mm * float(np.hypot(grid.rows, grid.columns))
-    tangent = np.tan(np.arcsin(radius / geometry.source_to_isocentre_mm))
-    end = float(tangent) ** 2
+    along, across = geometry.sources_mm
+    widest = np.arcsin(radius / np.hypot(along, across)) + np.abs(np.arctan2(across, along))
+    end = float(np.tan(widest).max()) ** 2
 
     def ratio(s: NDArray[np.float64]) -> NDArray[np.float64]:
         r = np.sqrt(np.maximum(s, 1e-300))
