@@ -74,8 +74,14 @@ class VolumeGrid:
 
     def refined(self, factor: int) -> "VolumeGrid":
         """Cover the same space with voxels ``factor`` times smaller."""
-        shape = (side * factor for side in self.shape)
-        return VolumeGrid(*shape, self.pixel_mm / factor, self.slice_mm / factor, self.centre_z_mm)
+        return replace(
+            self,
+            slices=self.slices * factor,
+            rows=self.rows * factor,
+            columns=self.columns * factor,
+            pixel_mm=self.pixel_mm / factor,
+            slice_mm=self.slice_mm / factor,
+        )
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,8 @@ class ConeGeometry:
     @cached_property
     def focus_z_mm(self) -> Floats:
         """Height of each view's source in mm, its shift included, shape ``(views,)``."""
-        return self.detector_z_mm + np.asarray(self.source_axial_shift_mm or 0.0)
+        shift = np.asarray(self.source_axial_shift_mm or 0.0, dtype=np.float64)
+        return np.asarray(self.detector_z_mm + shift)
 
     @cached_property
     def elements_mm(self) -> tuple[Floats, Floats]:

@@ -110,7 +110,10 @@ class ConeBackend:
         )
         self._shares = np.ones((geometry.n_views, grid.slices)) if shares is None else shares
         used = self._shares != 0
-        self._slices = used.argmax(1), np.where(used.any(1), grid.slices - used[:, ::-1].argmax(1), 0)
+        self._slices = (
+            used.argmax(1),
+            np.where(used.any(1), grid.slices - used[:, ::-1].argmax(1), 0),
+        )
 
     def project(self, volume: Tensor) -> Tensor:
         """Line integrals in mm times the volume's unit."""

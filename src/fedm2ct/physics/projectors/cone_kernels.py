@@ -28,9 +28,10 @@ _inline = numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy"
 
 
 @_inline
-def _inside(first: float, step: float, count: int, width: int) -> tuple[int, int]:
+def _inside(first: float, step: float, count: int, width: int) -> tuple[Any, Any]:
     """Find the ``start <= i < stop`` of ``count`` with ``0 < first + step * i < width + 1``."""
-    begin, end = 0.0, np.float64(count)
+    begin: Any = 0.0
+    end: Any = np.float64(count)
     if step == 0.0:
         if not 0.0 < first < width + 1.0:
             end = 0.0
@@ -127,9 +128,7 @@ def _blend(
 
 
 @_inline
-def _read(
-    line: Array, low: float, step: float, i: int, j: int, weights: Array, out: Array
-) -> None:
+def _read(line: Array, low: float, step: float, i: int, j: int, weights: Array, out: Array) -> None:
     """Add ``line`` at ``low + step * n``, interpolated and weighted, to ``out[n]``, i <= n < j."""
     for n in range(i, j):
         at = low + step * n
@@ -147,11 +146,11 @@ def _deposit(
         line[k] = 0
     for n in range(i, j):
         at = low + step * n
-        k = np.int64(at)
+        left = np.int64(at)
         value = weights[n] * values[n]
-        right = line.dtype.type(at - k) * value
-        line[k] += value - right
-        line[k + 1] += right
+        right = line.dtype.type(at - left) * value
+        line[left] += value - right
+        line[left + 1] += right
 
 
 @_inline
