@@ -15,6 +15,7 @@ from fedm2ct.physics.geometry import (
 )
 from fedm2ct.physics.operators import LinearOperator, Projector, WeightedBackprojector
 from fedm2ct.physics.projectors import FOOTPRINTS
+from tests.properties.cone_cases import cone_operators
 
 GRID = ImageGrid(14, 17, 2.3)
 SQUARE = ImageGrid(15, 15, 2.3)
@@ -90,7 +91,12 @@ def _cases():
         yield pytest.param(Case(weighted, sinogram, image), id=f"backproject-square-{name}")
 
 
-OPERATORS = list(_cases())
+def _cone_cases():
+    for label, operator, *shapes in cone_operators():
+        yield pytest.param(Case(operator, *shapes), id=label)
+
+
+OPERATORS = [*_cases(), *_cone_cases()]
 EVERY_OPERATOR = pytest.mark.parametrize("case", OPERATORS)
 EVERY_DTYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 EVERY_GEOMETRY = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
