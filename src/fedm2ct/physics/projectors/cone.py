@@ -87,13 +87,13 @@ class ConeBackend:
         cos, sin = np.cos(geometry.angles), np.sin(geometry.angles)
         ahead, aside = geometry.in_plane.sources_mm
         self._scan = (
-            ahead * cos - aside * sin,
+            ahead * cos - aside * sin,  # source: x, y
             ahead * sin + aside * cos,
             cos,
             sin,
-            *geometry.elements_mm,
-            geometry.focus_z_mm,
-            geometry.detector_z_mm + geometry.rows_mm[0],
+            *geometry.elements_mm,  # detector columns: along n, across
+            geometry.focus_z_mm,  # source: z
+            geometry.detector_z_mm + geometry.rows_mm[0],  # first detector row: z
             float(geometry.row_pitch_mm),
         )
         self._grid = (
