@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from fedm2ct.physics.analytic import fbp
+from fedm2ct.physics.cone_geometry import ConeGeometry, VolumeGrid, helical
+from fedm2ct.physics.cone_operators import ConeProjector
+from fedm2ct.physics.ellipsoids import ball, ellipsoid_projections, ellipsoid_volume
 from fedm2ct.physics.geometry import FanGeometry, ImageGrid, equispaced_angles
 from fedm2ct.physics.iterative import sirt
 from fedm2ct.physics.operators import Projector
@@ -54,3 +57,17 @@ def test_unseen_pixels_stay_finite():
 def test_refuses_a_negative_number_of_iterations():
     with pytest.raises(ValueError, match="iterations"):
         sirt(torch.zeros(1, 1, *GEOMETRY.shape), Projector(GEOMETRY, GRID), -1)
+
+
+@pytest.mark.parametrize("pitch", [0.0, 1.6])
+def test_sirt_of_a_cone_beam_finds_water_where_fdk_refuses(pitch):
+    circle = ConeGeometry(equispaced_angles(30), 20, 24, 5.0, 8.0, 400.0, 800.0)
+    scan = helical(circle, turns=3.0, pitch=pitch) if pitch else circle
+    grid = VolumeGrid(10, 20, 20, 4.0, 4.0)
+    phantom = [ball(14.0, 6.0, -4.0, 2.0)]
+    projections = ellipsoid_projections(phantom, scan)
+    volume = sirt(projections[None], ConeProjector(scan, grid), 60)[0]
+    assert volume.shape == grid.shape
+    inside = ellipsoid_volume([ball(10.0, 6.0, -4.0, 2.0)], grid, 4) == 1
+    assert inside.sum() > 20
+    assert float(volume[inside].mean()) == pytest.approx(1.0, abs=0.02)

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
+from fedm2ct.physics.cone_operators import ConeProjector
 from fedm2ct.physics.operators import Projector
 from fedm2ct.units import MU_WATER_PER_MM
 
 
 def sirt(
     sinogram: Tensor,
-    projector: Projector,
+    projector: Projector | ConeProjector,
     iterations: int,
     nonnegative: bool = True,
     initial: Tensor | None = None,
@@ -24,7 +25,7 @@ def sirt(
     Parameters
     ----------
     sinogram
-        Dimensionless line integrals, shape ``(..., views, bins)``.
+        Dimensionless line integrals, shape ``(..., views, bins)``, or a cone beam's projections.
     projector
         The system ``A``.
     iterations
@@ -32,12 +33,13 @@ def sirt(
     nonnegative
         Set negative attenuation to zero after each step.
     initial
-        Start image, shape ``(..., rows, columns)``; zero by default.
+        Start image, or volume, of the projector's grid; zero by default.
 
     Returns
     -------
     Tensor
-        Relative attenuation (air 0, water 1), shape ``(..., rows, columns)``.
+        Relative attenuation (air 0, water 1), shape ``(..., rows, columns)`` or, of a cone beam,
+        ``(..., slices, rows, columns)``.
 
     Raises
     ------
@@ -50,7 +52,9 @@ def sirt(
     rows = _inverse(projector(sinogram.new_ones(projector.grid.shape)))
     columns = _inverse(projector.adjoint(sinogram.new_ones(projector.geometry.shape)))
     if initial is None:
-        image = sinogram.new_zeros((*sinogram.shape[:-2], *projector.grid.shape))
+        image = sinogram.new_zeros(
+            (*sinogram.shape[: -len(projector.geometry.shape)], *projector.grid.shape)
+        )
     else:
         image = initial
     for _ in range(iterations):
