@@ -50,6 +50,14 @@ def test_the_focal_spot_flies_and_the_detector_does_not():
     assert not scan.is_helical
 
 
+def test_a_part_of_the_views_keeps_their_numbers():
+    helix = replace(helical(SCAN, 2.0, 1.0), source_axial_shift_mm=tuple(range(16)))
+    part = helix.of_views(3, 7)
+    assert part.shape == (4, 4, 6)
+    assert part.angles_rad == helix.angles_rad[3:7] and part.source_z_mm == helix.source_z_mm[3:7]
+    assert part.source_axial_shift_mm == (3, 4, 5, 6) and part.source_angle_shift_rad == ()
+
+
 @pytest.mark.parametrize("pitch", [0.75, -1.2])
 def test_a_helix_rises_by_pitch_times_collimation_in_a_turn(pitch):
     helix = helical(SCAN, turns=2.5, pitch=pitch, centre_z_mm=7.0)

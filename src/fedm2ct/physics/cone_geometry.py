@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from fedm2ct.physics.geometry import FanGeometry, ImageGrid, equispaced_angles
 
 Floats = NDArray[np.float64]
+_SHIFTS = ("source_angle_shift_rad", "source_radial_shift_mm", "source_axial_shift_mm")
 
 
 def _check(condition: bool, message: str) -> None:
@@ -213,6 +214,14 @@ class ConeGeometry:
         """Height of the detector, scaled to the isocentre, in mm."""
         return self.n_rows * self.row_pitch_mm / self.in_plane.magnification
 
+    def of_views(self, begin: int, end: int) -> "ConeGeometry":
+        """Return the part of the scan with the views ``begin`` to ``end - 1``."""
+        per_view = {
+            field: getattr(self, field)[begin:end]
+            for field in ("angles_rad", "source_z_mm", *_SHIFTS)
+        }
+        return replace(self, **per_view)
+
 
 def helical(
     turn: ConeGeometry, turns: float, pitch: float, centre_z_mm: float = 0.0
@@ -247,8 +256,8 @@ def helical(
         bool(np.allclose(turn.angles, whole)) and not turn.is_helical,
         "helical: turn must be a full circle of equispaced angles in one plane",
     )
-    shifts = (turn.source_angle_shift_rad, turn.source_radial_shift_mm, turn.source_axial_shift_mm)
-    _check(not any(shifts), "helical: give the focal spot's shifts with the helix's own views")
+    shifts = any(getattr(turn, field) for field in _SHIFTS)
+    _check(not shifts, "helical: give the focal spot's shifts with the helix's own views")
     _check(math.isfinite(pitch) and pitch != 0, "helical: pitch must be finite and not zero")
     _check(turns * turn.n_views >= 1, "helical: turns must be positive")
     count = round(turns * turn.n_views)

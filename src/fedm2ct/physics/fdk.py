@@ -54,7 +54,8 @@ def fdk(
         A circular scan, full or short, or a helix.
     grid
         The volume's grid. Where a view does not see a voxel, it adds nothing to it (circle), or
-        what the outermost detector row on that side saw (helix).
+        what the outermost detector row on that side saw (helix). Of a helix only the views around
+        the grid are used: give a long one a few slices at a time.
     window
         Apodisation of the ramp along the rows, ``"ramp"`` (none) or ``"hann"``.
 
@@ -77,6 +78,10 @@ def fdk(
     work = projections if projections.dtype == torch.float64 else projections.float()
     if geometry.is_helical:
         shares, fan = helical_shares(geometry, grid), _one_turn(geometry)
+        used = shares.any(1).nonzero().flatten().tolist()
+        part = slice(used[0], used[-1] + 1)
+        geometry = geometry.of_views(part.start, part.stop)
+        work, shares = work[..., part, :, :], shares[part]
         redundancy = redundancy_weights(fan)[:1]  # a full turn's are the same in every view
     else:
         fan = geometry.in_plane

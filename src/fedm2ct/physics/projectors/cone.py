@@ -108,12 +108,10 @@ class ConeBackend:
             float(geometry.in_plane.bins_mm[0]),
             float(geometry.column_pitch_mm),
         )
-        self._shares = np.ones((geometry.n_views, grid.slices)) if shares is None else shares
-        used = self._shares != 0
-        self._slices = (
-            used.argmax(1),
-            np.where(used.any(1), grid.slices - used[:, ::-1].argmax(1), 0),
-        )
+        self._shares = np.ones((1, grid.slices)) if shares is None else shares
+        used = np.broadcast_to(self._shares != 0, (geometry.n_views, grid.slices))
+        after = np.where(used.any(1), grid.slices - used[:, ::-1].argmax(1), 0)
+        self._slices = used.argmax(1), after
 
     def project(self, volume: Tensor) -> Tensor:
         """Line integrals in mm times the volume's unit."""

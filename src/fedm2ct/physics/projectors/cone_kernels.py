@@ -233,7 +233,8 @@ def voxel_forward(
     """Fill rows ``begin:end`` of ``out (B, rows, columns, S)`` from padded projections.
 
     ``rays`` is ``(B, V, C + 2, R + 3)``. Slices ``first[v] <= k < last[v]`` get view ``v``, each
-    times ``shares[v, k]``; these three are the end of ``detector``.
+    times ``shares[v, k]`` or, for all views alike, ``shares[0, k]``; these three are the end of
+    ``detector``.
     """
     rows, columns, pixel = grid[:3]
     shares, first, last = detector[6:]
@@ -254,9 +255,10 @@ def voxel_forward(
                 low, step = _rows_met(t, v, scan, grid)
                 i, j = _inside(low, step, out.shape[3], heights)
                 i, j = max(i, first[v]), min(j, last[v])
+                share = shares[v if shares.shape[0] > 1 else 0]
                 for n in range(rays.shape[0] if i < j else 0):
                     _blend(rays[n, v, c], rays[n, v, c + 1], a, b, low, step, i, j, line)
-                    _read(line, low, step, i, j, shares[v], out[n, y, x])
+                    _read(line, low, step, i, j, share, out[n, y, x])
 
 
 @_jit
@@ -283,6 +285,7 @@ def voxel_adjoint(
                 low, step = _rows_met(t, v, scan, grid)
                 i, j = _inside(low, step, volume.shape[3], heights)
                 i, j = max(i, first[v]), min(j, last[v])
+                share = shares[v if shares.shape[0] > 1 else 0]
                 for n in range(out.shape[0] if i < j else 0):
-                    _deposit(volume[n, y, x], shares[v], low, step, i, j, line)
+                    _deposit(volume[n, y, x], share, low, step, i, j, line)
                     _spread(line, a, b, low, step, i, j, out[n, v, c], out[n, v, c + 1])
