@@ -11,7 +11,6 @@ from fedm2ct.physics.cone_operators import ConeBackprojector, ConeProjector
 from fedm2ct.physics.ellipsoids import Ellipsoid, ball, ellipsoid_projections, ellipsoid_volume
 from fedm2ct.physics.geometry import equispaced_angles
 from fedm2ct.physics.operators import Projector, WeightedBackprojector
-from fedm2ct.physics.projectors import cone
 from fedm2ct.units import MU_WATER_PER_MM
 from tests.properties.cone_cases import CONES, VOLUME
 from tests.properties.helpers import random, relative_error
@@ -180,22 +179,6 @@ def test_result_does_not_depend_on_the_number_of_threads(operator, geometry):
     for forward, adjoint in results[1:]:
         assert torch.equal(forward, results[0][0])
         assert torch.equal(adjoint, results[0][1])
-
-
-def test_work_is_cut_as_torch_says(monkeypatch):
-    calls = []
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    cone._in_threads(lambda begin, end: calls.append((begin, end)), 20)
-    assert sorted(calls) == [
-        (0, 2),
-        (2, 5),
-        (5, 7),
-        (7, 10),
-        (10, 12),
-        (12, 15),
-        (15, 17),
-        (17, 20),
-    ]
 
 
 def test_the_source_must_lie_outside_the_volume():

@@ -1,7 +1,5 @@
 """The cone beam's CPU backend: what the kernels need to know, memory layout and threads."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,25 +9,9 @@ from torch import Tensor
 
 from fedm2ct.physics.cone_geometry import ConeGeometry, VolumeGrid
 from fedm2ct.physics.projectors import cone_kernels
+from fedm2ct.physics.projectors.threads import in_threads
 
 Array = NDArray[Any]
-
-_PIECES = 4
-"""Pieces of work for each thread: rays do not meet all rows of a volume equally often."""
-
-
-def _in_threads(kernel: Callable[..., None], count: int, *args: object) -> None:
-    """Run ``kernel(begin, end, *args)`` over ``range(count)`` in torch's number of threads."""
-    threads = min(torch.get_num_threads(), count)
-    if threads <= 1:
-        kernel(0, count, *args)
-        return
-    pieces = min(count, threads * _PIECES)
-    edges = [count * t // pieces for t in range(pieces + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(kernel, edges[t], edges[t + 1], *args) for t in range(pieces)]
-        for job in jobs:
-            job.result()
 
 
 def check_source_outside(geometry: ConeGeometry, grid: VolumeGrid) -> None:
@@ -119,7 +101,7 @@ class ConeBackend:
         views, rows, columns = self.geometry.shape
         out = np.zeros((len(volume), views, columns, rows), dtype=lines.dtype)
         flat = lines.reshape(len(volume), -1, lines.shape[3])
-        _in_threads(cone_kernels.joseph_forward, views, flat, self._scan, self._grid, out)
+        in_threads(cone_kernels.joseph_forward, views, flat, self._scan, self._grid, out)
         return torch.from_numpy(out).transpose(2, 3).contiguous()
 
     def project_adjoint(self, projections: Tensor) -> Tensor:
@@ -129,7 +111,7 @@ class ConeBackend:
         out = np.zeros((len(rays), rows + 2, columns + 2, slices + 3), dtype=rays.dtype)
         flat = out.reshape(len(rays), -1, slices + 3)
         for lines, by_row in ((rows, True), (columns, False)):
-            _in_threads(
+            in_threads(
                 cone_kernels.joseph_adjoint, lines, by_row, rays, self._scan, self._grid, flat
             )
         volume = torch.from_numpy(out[:, 1:-1, 1:-1, 1:-2])
@@ -141,7 +123,7 @@ class ConeBackend:
         slices, rows, columns = self.grid.shape
         out = np.zeros((len(rays), rows, columns, slices), dtype=rays.dtype)
         tables = self._scan, self._grid, self._seen_by(rays)
-        _in_threads(cone_kernels.voxel_forward, rows, rays, *tables, out)
+        in_threads(cone_kernels.voxel_forward, rows, rays, *tables, out)
         return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
 
     def backproject_adjoint(self, volume: Tensor) -> Tensor:
@@ -150,7 +132,7 @@ class ConeBackend:
         views, rows, columns = self.geometry.shape
         out = np.zeros((len(voxels), views, columns + 2, rows + 3), dtype=voxels.dtype)
         tables = self._scan, self._grid, self._seen_by(voxels)
-        _in_threads(cone_kernels.voxel_adjoint, views, voxels, *tables, out)
+        in_threads(cone_kernels.voxel_adjoint, views, voxels, *tables, out)
         return torch.from_numpy(out[:, :, 1:-1, 1:-2]).transpose(2, 3).contiguous()
 
     def _seen_by(self, like: Array) -> tuple[Any, ...]:

@@ -1,13 +1,8 @@
 """The CPU backend: numba kernels on lanes, cut over as many threads as torch is told to use."""
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Iterator
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fedm2ct.physics.geometry import Geometry, ImageGrid
@@ -18,6 +13,7 @@ from fedm2ct.physics.projectors.pixel_kernels import pixel_kernels
 from fedm2ct.physics.projectors.ray_kernels import ray_kernels
 from fedm2ct.physics.projectors.rays import check_source_outside
 from fedm2ct.physics.projectors.symmetry import MAX_LANES
+from fedm2ct.physics.projectors.threads import in_threads
 
 _WIDTHS = (8, MAX_LANES)
 """Numbers of lanes that kernels are compiled for; more kinds would only take longer to compile."""
@@ -45,9 +41,9 @@ class CpuBackend(Backend):
             for part, lanes, rows in _chunks(one, one.shape, image):
                 packed = image.new_zeros(*one.rays.start.shape, _width(lanes)).numpy()
                 forward, _ = ray_kernels(_width(lanes), footprint == "joseph")
-                _in_threads(
+                in_threads(
                     forward, len(packed), _array(image[part]), rows, lanes, one.rays,
-                    one.views, one.shape, packed, sinogram[part].numpy(),
+                    one.views, one.shape, packed, sinogram[part].numpy(), pieces=1,
                 )  # fmt: skip
         return sinogram
 
@@ -59,13 +55,13 @@ class CpuBackend(Backend):
             for part, lanes, rows in _chunks(one, one.shape, sinogram):
                 packed = sinogram.new_empty(*one.rays.start.shape, _width(lanes)).numpy()
                 nothing = np.empty((0, 0), packed.dtype)
-                _in_threads(
+                in_threads(
                     pack_sinogram, len(packed), _array(sinogram[part]), one.rays.lengths, nothing,
                     one.views, lanes, packed,
                 )  # fmt: skip
                 turned = image.new_zeros(image[part].transpose(1, 2).shape)
                 _, transposed = ray_kernels(_width(lanes), footprint == "joseph")
-                _in_threads(
+                in_threads(
                     transposed, _pairs(one.shape, rows), packed, rows, lanes, one.rays, one.shape,
                     image[part].numpy(), turned.numpy(),
                 )  # fmt: skip
@@ -80,13 +76,13 @@ class CpuBackend(Backend):
             rows = min(rows, _PIXEL_ROWS)
             packed = sinogram.new_empty(len(one.views.views), bins + 2, _width(lanes)).numpy()
             nothing = np.empty((0, 0))
-            _in_threads(
+            in_threads(
                 pack_sinogram, len(packed), _array(sinogram[part]), nothing, _array(factors),
                 one.views, lanes, packed,
             )  # fmt: skip
             turned = image.new_zeros(image[part].transpose(1, 2).shape)
             forward, _ = pixel_kernels(_width(lanes))
-            _in_threads(
+            in_threads(
                 forward, _pairs(self.grid.shape, rows), packed, rows, lanes, one.pixels,
                 image[part].numpy(), turned.numpy(),
             )  # fmt: skip
@@ -99,9 +95,9 @@ class CpuBackend(Backend):
         for part, lanes, rows in _chunks(one, self.grid.shape, image):
             packed = image.new_zeros(len(one.views.views), bins + 2, _width(lanes)).numpy()
             _, transposed = pixel_kernels(_width(lanes))
-            _in_threads(
+            in_threads(
                 transposed, len(packed), _array(image[part]), rows, lanes, one.pixels,
-                one.views, packed, sinogram[part].numpy(),
+                one.views, packed, sinogram[part].numpy(), pieces=1,
             )  # fmt: skip
         return sinogram
 
@@ -144,22 +140,3 @@ def _pairs(shape: tuple[int, int], rows: int) -> int:
 def _array(tensor: Tensor) -> Array:
     array: Array = tensor.detach().contiguous().numpy()
     return array
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Return the threads beside this one; a forked process needs its own."""
-    return ThreadPoolExecutor(threads, "fedm2ct")
-
-
-def _in_threads(kernel: Callable[..., None], count: int, *args: object) -> None:
-    """Run ``kernel(begin, end, *args)`` over ``range(count)`` in torch's number of threads."""
-    threads = min(torch.get_num_threads(), count)
-    edges = [count * t // threads for t in range(threads + 1)]
-    jobs = []
-    if threads > 1:
-        submit = _pool(torch.get_num_threads() - 1, os.getpid()).submit
-        jobs = [submit(kernel, *span, *args) for span in pairwise(edges[1:])]
-    kernel(edges[0], edges[1], *args)
-    for job in jobs:
-        job.result()
