@@ -125,7 +125,7 @@ class ConeBackprojector(_ConeOperator):
                 f"ConeBackprojector: shares must have the shape {expected}, "
                 f"not {tuple(shares.shape)}"
             )
-        table = None if shares is None else shares.detach().double().numpy()
+        table = None if shares is None else shares.detach().double().cpu().contiguous().numpy()
         self._backend = ConeBackend(geometry, grid, table)
 
     def forward(self, x: Tensor) -> Tensor:
