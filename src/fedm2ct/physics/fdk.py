@@ -131,8 +131,8 @@ def helical_shares(geometry: ConeGeometry, grid: VolumeGrid) -> Tensor:
     ------
     ValueError
         If angles or heights do not go one way, if the grid reaches beyond the slices around which
-        the helix makes a turn, or if the pitch exceeds 1 (the table
-        feeds more than the detector covers at the isocentre).
+        the helix makes a turn and the fading, or if the pitch exceeds 1: the table feeds more
+        than the detector covers at the isocentre.
     """
     order = np.argsort(geometry.detector_z_mm)
     heights, angles = geometry.detector_z_mm[order], np.unwrap(geometry.angles)[order]
