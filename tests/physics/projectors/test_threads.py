@@ -37,5 +37,5 @@ def test_an_error_in_a_thread_is_raised(monkeypatch):
     def fail(begin, end):
         raise ValueError(f"{begin} to {end}")
 
-    with pytest.raises(ValueError, match="0 to 1|1 to 2"):
+    with pytest.raises(ValueError, match=r"0 to 1|1 to 2"):
         in_threads(fail, 2, pieces=1)
