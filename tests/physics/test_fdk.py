@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import max_pool2d
@@ -8,7 +9,7 @@ from torch.nn.functional import max_pool2d
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.cone_geometry import ConeGeometry, VolumeGrid, helical
 from fedm2ct.physics.ellipsoids import Ellipsoid, ball, ellipsoid_projections, ellipsoid_volume
-from fedm2ct.physics.fdk import fdk, helical_shares
+from fedm2ct.physics.fdk import cone_weights, fdk, helical_shares
 from fedm2ct.physics.geometry import equispaced_angles
 
 GRID = VolumeGrid(9, 50, 50, 2.4, 7.0)
@@ -82,11 +83,30 @@ def test_an_endless_cylinder_is_reconstructed_at_every_height(detector):
     assert list(water.values()) == pytest.approx([1.0] * GRID.slices, abs=0.003)
 
 
-@pytest.mark.parametrize("pitch", [0.5, -0.5, 0.9])
 @EVERY_DETECTOR
-def test_a_helix_sees_balls_off_its_middle_as_water(detector, pitch):
+def test_cone_weights_are_the_cosines_to_the_central_ray(detector):
+    """A right triangle of rows, columns and distance; an axial shift tilts every ray."""
+    geometry = replace(SCAN, detector=detector, n_rows=7, row_pitch_mm=40.0, row_offset_mm=9.0)
+    u, v = geometry.in_plane.bins_mm, geometry.rows_mm[:, None]
+    ahead, aside = np.full_like(u, 1000.0), u
+    if detector == "curved":
+        ahead, aside = 1000.0 * np.cos(u / 1000.0), 1000.0 * np.sin(u / 1000.0)
+    assert cone_weights(geometry)[0].numpy() == pytest.approx(
+        ahead / np.sqrt(ahead**2 + aside**2 + v**2)
+    )
+    shifted = replace(geometry, source_axial_shift_mm=(5.0, -5.0) * 60)
+    for view, shift in enumerate((5.0, -5.0)):
+        assert cone_weights(shifted)[view].numpy() == pytest.approx(
+            ahead / np.sqrt(ahead**2 + aside**2 + (v - shift) ** 2)
+        )
+
+
+@pytest.mark.parametrize(("pitch", "offset"), [(0.5, 0.0), (-0.5, 0.0), (0.9, 0.0), (0.7, 60.0)])
+@EVERY_DETECTOR
+def test_a_helix_sees_balls_off_its_middle_as_water(detector, pitch, offset):
     """Where a circle would fail: 60 mm above and below, and off the axis."""
-    geometry = helical(replace(SCAN, detector=detector, n_rows=24), 6.2 / abs(pitch), pitch, 10.0)
+    turn = replace(SCAN, detector=detector, n_rows=24, column_offset_mm=offset)
+    geometry = helical(turn, 6.2 / abs(pitch), pitch, 10.0)
     grid = VolumeGrid(17, 50, 50, 2.4, 7.0, 10.0)
     phantom = [ball(25.0, 20.0, -20.0, -20.0), ball(25.0, -20.0, 10.0, 40.0)]
     water = water_by_slice(
