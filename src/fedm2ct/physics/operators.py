@@ -8,9 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from fedm2ct.physics.geometry import Geometry, ImageGrid
-from fedm2ct.physics.projectors import BACKENDS, FOOTPRINTS, Backend, Footprint, get_backend
+from fedm2ct.physics.projectors import (
+    BACKENDS,
+    FOOTPRINTS,
+    Backend,
+    Footprint,
+    get_backend,
+    has_triton,
+)
 
 _Map = Callable[[Tensor], Tensor]
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def _backend_for(device: torch.device) -> str:
+    """Return the fastest backend for a device."""
+    if device.type == "cpu":
+        return "cpu"
+    return "triton" if device.type == "cuda" and has_triton() else "torch"
 
 
 class _Linear(torch.autograd.Function):
@@ -114,7 +129,7 @@ class _TomographicOperator(LinearOperator):
         self.geometry = geometry
         self.grid = grid
         self.backend = backend
-        self._get_backend("torch" if backend == "torch" else "cpu")  # fail early, not in training
+        self._get_backend("cpu" if backend == "auto" else backend)  # fail early, not in training
 
     def extra_repr(self) -> str:
         """Shapes, for ``print``."""
@@ -140,10 +155,11 @@ class _TomographicOperator(LinearOperator):
             raise ValueError(f"{type(self).__name__}: expected a floating dtype, got {x.dtype}")
         chosen = self.backend
         if chosen == "auto":
-            chosen = "cpu" if x.device.type == "cpu" else "torch"
+            chosen = _backend_for(x.device)
         if chosen == "cpu" and x.device.type != "cpu":
             raise ValueError(f"the cpu backend needs CPU tensors, got one on {x.device}")
-        work = x if x.dtype == torch.float64 else x.float()
+        as_it_is = x.dtype == torch.float64 or (chosen == "triton" and x.dtype in _HALVES)
+        work = x if as_it_is else x.float()
         flat = work.reshape(-1, *shape)
         result: Tensor = getattr(self._get_backend(chosen), name)(flat, *options)
         return result.reshape(*x.shape[:-2], *result.shape[-2:]).to(x.dtype)
@@ -159,7 +175,8 @@ class Projector(_TomographicOperator):
     grid
         The image grid.
     backend
-        ``"auto"`` (CPU kernels for CPU tensors, PyTorch elsewhere), ``"cpu"`` or ``"torch"``.
+        ``"auto"`` (CPU kernels for CPU tensors, Triton for CUDA tensors where it is installed,
+        PyTorch elsewhere), ``"cpu"``, ``"triton"`` or ``"torch"``.
     footprint
         What a bin sees of each row (or column) of pixels that its ray crosses: ``"joseph"``, the
         value interpolated at the ray, or ``"distance-driven"``, the mean between the bin's edges,
@@ -222,7 +239,8 @@ class WeightedBackprojector(_TomographicOperator):
     grid
         The image grid.
     backend
-        ``"auto"`` (CPU kernels for CPU tensors, PyTorch elsewhere), ``"cpu"`` or ``"torch"``.
+        ``"auto"`` (CPU kernels for CPU tensors, Triton for CUDA tensors where it is installed,
+        PyTorch elsewhere), ``"cpu"``, ``"triton"`` or ``"torch"``.
 
     Raises
     ------
