@@ -17,7 +17,7 @@ before this module is first imported.
 
 Limits: fewer than 2^31 pixels in one padded image and 2^31 rays; the tables of a geometry take
 (rays x 20 to 28 bytes) of the device's memory for each map that is used, in float32; curved
-detectors have fans of up to about 60 degrees to each side.
+detectors have fans of up to 50 degrees to each side (`triton_tables` refuses wider ones).
 """
 
 from collections.abc import Callable
@@ -159,7 +159,10 @@ class TritonBackend(Backend):
     def _table(self, name: str, compute: Callable[..., _Table], like: Tensor) -> _Table:
         """Return a table on a tensor's device, in the dtype that its kernels compute in."""
         if like.dtype not in _DTYPES:
-            raise ValueError(f"the triton backend takes {_DTYPES}, not {like.dtype}")
+            raise ValueError(
+                "the triton backend takes float16, bfloat16, float32 and float64, "
+                f"not {like.dtype}"
+            )
         if like.device.type != "cuda" and not INTERPRETED:
             raise ValueError(
                 f"the triton backend needs CUDA tensors, got one on {like.device} (for tests on a "

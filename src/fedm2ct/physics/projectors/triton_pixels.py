@@ -15,7 +15,9 @@ from fedm2ct.physics.projectors.triton_position import (
     batch_tile,
     bin_of_pixel,
     bins_per_pixel,
+    gather,
     pixel_tile,
+    store,
     tile_circle,
     view_values,
 )
@@ -47,20 +49,14 @@ def backproject(
             mask = real & (d >= 0) & (d < bins)
             if WEIGHTED:
                 share *= tl.load(weights + v * bins + d, mask=mask, other=0.0).to(work)
-            where = sinograms + (v * bins + d)[None, :]
-            value = tl.load(sinogram + where, mask=exist & mask[None, :], other=0.0)
-            total += share[None, :] * value.to(work)
-    images, _ = batch_tile(batch, rows * columns, BLOCK_B)
-    tl.store(
-        out + images + (i * columns + j)[None, :],
-        total.to(out.dtype.element_ty),
-        mask=exist & real[None, :],
-    )
+            value = gather(sinogram, sinograms, exist, v * bins + d, mask, work)
+            total += share[None, :] * value
+    store(out, total, batch, rows * columns, i * columns + j, real, BLOCK_B)
 
 
 @triton.jit
 def _joseph_share(table, rays, ray, mask, i, j, rows, columns):
-    """Return what a ray gives of its length in mm to pixel ``(i, j)``, as `triton_rays.joseph`."""
+    """Return what a ray gives of its length to pixel ``(i, j)``, as `triton_rays.joseph`."""
     middle = tl.load(table + ray, mask=mask, other=0.0)
     slope = tl.load(table + rays + ray, mask=mask, other=0.0)
     length = tl.load(table + 2 * rays + ray, mask=mask, other=0.0)
@@ -72,8 +68,7 @@ def _joseph_share(table, rays, ray, mask, i, j, rows, columns):
 
 @triton.jit
 def _footprint_share(table, rays, ray, mask, i, j, rows, columns):
-    """Return what a bin gives of its length in mm to pixel ``(i, j)``, as `triton_rays.footprint`.
-    """
+    """Return what a bin gives of its length to pixel ``(i, j)``, as `triton_rays.footprint`."""
     low = tl.load(table + ray, mask=mask, other=0.0)
     slope = tl.load(table + rays + ray, mask=mask, other=0.0)
     extent = tl.load(table + 2 * rays + ray, mask=mask, other=1.0)
@@ -118,12 +113,6 @@ def project_adjoint(
             else:
                 share = _joseph_share(table, views * bins, ray, mask, i, j, rows, columns)
             mask = mask & (share > 0)
-            where = sinograms + ray[None, :]
-            value = tl.load(sinogram + where, mask=exist & mask[None, :], other=0.0)
-            total += tl.where(mask, share, 0.0)[None, :] * value.to(work)
-    images, _ = batch_tile(batch, rows * columns, BLOCK_B)
-    tl.store(
-        out + images + (i * columns + j)[None, :],
-        total.to(out.dtype.element_ty),
-        mask=exist & real[None, :],
-    )
+            value = gather(sinogram, sinograms, exist, ray, mask, work)
+            total += tl.where(mask, share, 0.0)[None, :] * value
+    store(out, total, batch, rows * columns, i * columns + j, real, BLOCK_B)

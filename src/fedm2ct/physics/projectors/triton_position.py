@@ -1,4 +1,4 @@
-"""Parts of the Triton kernels: which pixels or rays a program has, and where a pixel falls.
+"""Parts of the Triton kernels: a program's pixels, rays and images, and where a pixel falls.
 
 These are device functions; the kernels are in `triton_rays` and `triton_pixels`.
 """
@@ -49,13 +49,29 @@ def batch_tile(batch, size, BLOCK_B: tl.constexpr):
 
 
 @triton.jit
+def gather(tensor, images, exist, where, mask, work):
+    """Load one element of each image, zero where masked, in the dtype to compute in."""
+    at = tensor + images + where[None, :]
+    return tl.load(at, mask=exist & mask[None, :], other=0.0).to(work)
+
+
+@triton.jit
+def store(out, total, batch, size, where, real, BLOCK_B: tl.constexpr):
+    """Write one element of each image."""
+    images, exist = batch_tile(batch, size, BLOCK_B)
+    value = total.to(out.dtype.element_ty)
+    tl.store(out + images + where[None, :], value, mask=exist & real[None, :])
+
+
+@triton.jit
 def view_values(table, views, v):
-    """Load the eight numbers of one view, or of one view for each lane."""
+    """Load the ten numbers of one view, or of one view for each lane."""
     cos, sin = tl.load(table + v), tl.load(table + views + v)
-    source, aside = tl.load(table + 2 * views + v), tl.load(table + 3 * views + v)
-    gain, shift = tl.load(table + 4 * views + v), tl.load(table + 5 * views + v)
-    ahead, across = tl.load(table + 6 * views + v), tl.load(table + 7 * views + v)
-    return cos, sin, source, aside, gain, shift, ahead, across
+    cos_rest, sin_rest = tl.load(table + 2 * views + v), tl.load(table + 3 * views + v)
+    source, aside = tl.load(table + 4 * views + v), tl.load(table + 5 * views + v)
+    gain, shift = tl.load(table + 6 * views + v), tl.load(table + 7 * views + v)
+    ahead, across = tl.load(table + 8 * views + v), tl.load(table + 9 * views + v)
+    return cos, sin, cos_rest, sin_rest, source, aside, gain, shift, ahead, across
 
 
 @triton.jit
@@ -71,12 +87,13 @@ def _odd_series(r, C: tl.constexpr):
 @triton.jit
 def bin_of_pixel(view, x, y, KIND: tl.constexpr, ATAN: tl.constexpr, ASIN: tl.constexpr):
     """Return where a pixel falls, in bins from the middle one, and its distance weight."""
-    cos, sin, source, aside, gain, shift, ahead, across = view
-    at = y * cos - x * sin
+    cos, sin, cos_rest, sin_rest, source, aside, gain, shift, ahead, across = view
+    # aside from the rests, products and sums of half numbers up to 512 are exact in float32
+    at = (y * cos - x * sin - aside) + (y * cos_rest - x * sin_rest)
     weight = tl.zeros_like(at) + 1.0
     if KIND != _PARALLEL:
-        depth = source - x * cos - y * sin
-        side = at - aside
+        depth = (source - (x * cos + y * sin)) - (x * cos_rest + y * sin_rest)
+        side = at
         inverse = 1.0 / depth
         at = side * inverse
         at = tl.fma(tl.fma(-at, depth, side), inverse, at)  # the device's division is not exact
@@ -109,7 +126,7 @@ def bins_per_pixel(view, circle, stretch, KIND: tl.constexpr):
     ``a`` and ``depth`` by ``b``, with the depth ``depth'`` of the end; angles move by less than
     their tangents.
     """
-    cos, sin, source, aside, gain, shift, ahead, across = view
+    cos, sin, _, _, source, aside, gain, _, _, _ = view
     x, y, radius = circle
     most = tl.maximum(tl.abs(cos), tl.abs(sin))
     if KIND != _PARALLEL:

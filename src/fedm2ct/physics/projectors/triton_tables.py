@@ -31,6 +31,7 @@ from fedm2ct.physics.projectors.rays import (
 _SLACK = 0.01
 """Pixels by which a ray's range of lines is widened, so that rounding cannot cut it short."""
 _MOST_TERMS = 24
+_STEPS = 2.0**14
 
 Series = tuple[float, ...]
 
@@ -44,8 +45,8 @@ class ViewTable:
     kind
         As in `fedm2ct.physics.projectors.pixels`.
     values
-        Shape ``(8, views)``: cosine and sine of the view angle; source along ``n`` and along
-        ``e``; bins per unit of the detector coordinate, and that of its zero in bins; source along
+        Shape ``(10, views)``: cosine and sine of the view angle, rounded to 14 binary digits, and
+        what that leaves; source along ``n`` and along ``e``; bins per unit of the detector coordinate, and that of its zero in bins; source along
         ``n`` and ``e`` as `CURVED_SHIFTED` needs it, from its nominal place over the
         source-to-detector distance.
     atan, asin
@@ -111,7 +112,9 @@ def view_table(
         asin = _series(np.arcsin, largest, dtype)
         stretch += largest / math.sqrt(1.0 - largest**2)
     source, aside = p.along / grid.pixel_mm, p.across / grid.pixel_mm
-    rows = np.stack([p.cos, p.sin, source, aside, gain, shift, ahead, across])
+    cos, sin = (np.round(p.cos * _STEPS) / _STEPS, np.round(p.sin * _STEPS) / _STEPS)
+    rests = p.cos - cos, p.sin - sin
+    rows = np.stack([cos, sin, *rests, source, aside, gain, shift, ahead, across])
     return ViewTable(p.kind, _tensor(rows, dtype, device), atan, asin, stretch)
 
 
@@ -139,18 +142,20 @@ def strip_table(
     high = np.where(swap, ends[0][0], ends[1][0]), np.where(swap, ends[0][1], ends[1][1])
     spans = _lines_where(high, low, 0.5 - _SLACK, width + 0.5 + _SLACK, count)
     middle, slope = _from_middle(low, count, width)
-    more = high[0] - low[0] + (high[1] - low[1]) * (count // 2), high[1] - low[1]
-    return _on_device((middle, slope, *more, _signed_length(table)), spans, dtype, device)
+    upper, _ = _from_middle(high, count, width)
+    values = (middle, slope, upper - middle, high[1] - low[1], _signed_length(table))
+    return _on_device(values, spans, dtype, device)
 
 
-def _sides(table: RayTable, grid: ImageGrid) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+def _sides(table: RayTable, grid: ImageGrid) -> tuple[NDArray[np.int_], Floats]:
     """Return each ray's number of lines, and of pixels on a line."""
     rows, columns = grid.shape
-    return np.where(table.by_row, rows, columns), np.where(table.by_row, columns, rows)
+    width = np.where(table.by_row, columns, rows).astype(np.float64)
+    return np.where(table.by_row, rows, columns), width
 
 
 def _from_middle(
-    ray: tuple[Floats, Floats], count: NDArray[np.int_], width: NDArray[np.int_]
+    ray: tuple[Floats, Floats], count: NDArray[np.int_], width: Floats
 ) -> tuple[Floats, Floats]:
     return ray[0] + ray[1] * (count // 2) - (1 + width // 2), ray[1]
 
@@ -188,22 +193,21 @@ def _series(f: Callable[[Floats], Floats], end: float, dtype: torch.dtype) -> Se
     The range is rounded up, so that one compiled kernel serves many geometries.
     """
     tolerance = 2e-15 if dtype == torch.float64 else 2e-8
-    top = min(2.0 ** math.ceil(math.log2(max(end**2, 2.0**-6))), 0.5 * (1 + end**2))
-    if not 0 <= end**2 <= top < math.inf:
-        top = end**2
 
     def rest(s: Floats) -> Floats:
         r = np.sqrt(s)
         return np.asarray((f(r) / r - 1.0) / s)
 
-    check = np.linspace(1e-3, 1.0, 200) * end
-    for terms in range(2, _MOST_TERMS + 1 if math.isfinite(end) else 2):
-        fit = np.polynomial.Chebyshev.interpolate(rest, terms - 1, domain=[0.0, top])
-        c = fit.convert(kind=np.polynomial.Polynomial).coef
-        found = check + check**3 * np.polynomial.polynomial.polyval(check**2, c)
-        if np.abs(found / f(check) - 1.0).max() < tolerance:
-            return tuple(float(a) for a in c)
+    if end < (0.75 if f is np.arcsin else 1.5):
+        top = 2.0 ** max(-6, math.ceil(2 * math.log2(max(end, 1e-3))))
+        check = np.linspace(1e-3, 1.0, 200) * end
+        for terms in range(2, _MOST_TERMS + 1):
+            fit = np.polynomial.Chebyshev.interpolate(rest, terms - 1, domain=[0.0, top])
+            c = fit.convert(kind=np.polynomial.Polynomial).coef
+            found = check + check**3 * np.polynomial.polynomial.polyval(check**2, c)
+            if np.abs(found / f(check) - 1.0).max() < tolerance:
+                return tuple(float(a) for a in c)
     raise ValueError(
-        f"the triton backend's series do not reach fans as wide as this one (a tangent of {end:g} "
-        "from the central ray); use backend='torch'"
+        "the triton backend's series do not reach a curved detector with a fan as wide as this one "
+        f"({f.__name__} of {end:g}); use backend='torch'"
     )
