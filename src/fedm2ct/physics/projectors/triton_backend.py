@@ -160,8 +160,7 @@ class TritonBackend(Backend):
         """Return a table on a tensor's device, in the dtype that its kernels compute in."""
         if like.dtype not in _DTYPES:
             raise ValueError(
-                "the triton backend takes float16, bfloat16, float32 and float64, "
-                f"not {like.dtype}"
+                f"the triton backend takes float16, bfloat16, float32 and float64, not {like.dtype}"
             )
         if like.device.type != "cuda" and not INTERPRETED:
             raise ValueError(

@@ -46,9 +46,9 @@ class ViewTable:
         As in `fedm2ct.physics.projectors.pixels`.
     values
         Shape ``(10, views)``: cosine and sine of the view angle, rounded to 14 binary digits, and
-        what that leaves; source along ``n`` and along ``e``; bins per unit of the detector coordinate, and that of its zero in bins; source along
-        ``n`` and ``e`` as `CURVED_SHIFTED` needs it, from its nominal place over the
-        source-to-detector distance.
+        what that leaves; source along ``n`` and along ``e``; bins per unit of the detector
+        coordinate, and that of its zero in bins; source along ``n`` and ``e`` as `CURVED_SHIFTED`
+        needs it, from its nominal place over the source-to-detector distance.
     atan, asin
         Coefficients ``c`` of ``f(r) = r + r^3 * sum_k c_k r^(2k)``, for as many ``r`` as occur;
         empty where not needed. The same few terms on every device, where a library's differ.
