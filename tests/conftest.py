@@ -1,9 +1,16 @@
 """What several folders of tests share: patients on disk and one finished run."""
 
+import os
+
 import pytest
 import torch
 
 from .runs import cli, run_jobs_here, write_config, write_patients
+
+# Without a GPU, Triton's kernels are tested in its interpreter. It must be asked for before they
+# are first imported, which is at the first use.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")
