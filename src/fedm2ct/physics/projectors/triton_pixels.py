@@ -16,10 +16,12 @@ from fedm2ct.physics.projectors.triton_position import (
     bin_of_pixel,
     bins_per_pixel,
     gather,
+    gather_pair,
     pixel_tile,
     store,
     tile_circle,
     view_values,
+    within,
 )
 
 _MARGIN = tl.constexpr(0.01)
@@ -43,14 +45,16 @@ def backproject(
         view = view_values(view_table, views, v)
         at, weight = bin_of_pixel(view, x, y, KIND, ATAN, ASIN)
         whole = tl.floor(at)
-        for side in tl.static_range(2):
-            share = weight * (1.0 - tl.abs(at - whole - side))
-            d = whole.to(tl.int32) + bins // 2 + side
-            mask = real & (d >= 0) & (d < bins)
-            if WEIGHTED:
-                share *= tl.load(weights + v * bins + d, mask=mask, other=0.0).to(work)
-            value = gather(sinogram, sinograms, exist, v * bins + d, mask, work)
-            total += share[None, :] * value
+        right = weight * (at - whole)
+        left = weight - right
+        d = whole.to(tl.int32) + bins // 2
+        mask, mask_next = real & within(d, bins), real & within(d + 1, bins)
+        where = v * bins + d
+        if WEIGHTED:
+            left *= tl.load(weights + where, mask=mask, other=0.0).to(work)
+            right *= tl.load(weights + where + 1, mask=mask_next, other=0.0).to(work)
+        a, b = gather_pair(sinogram, sinograms, exist, where, mask, mask_next, work)
+        total += left[None, :] * a + right[None, :] * b
     store(out, total, batch, rows * columns, i * columns + j, real, BLOCK_B)
 
 

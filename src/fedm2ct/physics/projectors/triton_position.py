@@ -56,6 +56,21 @@ def gather(tensor, images, exist, where, mask, work):
 
 
 @triton.jit
+def gather_pair(tensor, images, exist, where, mask, mask_next, work):
+    """Load one element of each image and the one after it."""
+    at = tensor + images + where[None, :]
+    this = tl.load(at, mask=exist & mask[None, :], other=0.0)
+    following = tl.load(at + 1, mask=exist & mask_next[None, :], other=0.0)
+    return this.to(work), following.to(work)
+
+
+@triton.jit
+def within(k, count):
+    """Say whether ``0 <= k < count``, in one comparison."""
+    return k.to(tl.uint32) < count
+
+
+@triton.jit
 def store(out, total, batch, size, where, real, BLOCK_B: tl.constexpr):
     """Write one element of each image."""
     images, exist = batch_tile(batch, size, BLOCK_B)

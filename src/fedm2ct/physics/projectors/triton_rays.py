@@ -12,9 +12,11 @@ from fedm2ct.physics.projectors.triton_position import (
     batch_tile,
     bin_of_pixel,
     gather,
+    gather_pair,
     ray_tile,
     store,
     view_values,
+    within,
 )
 
 _MARGIN = tl.constexpr(0.01)
@@ -66,6 +68,7 @@ def joseph(
     length = tl.load(table + 2 * rays + ray)
     begin, end = tl.load(spans + ray), tl.load(spans + rays + ray)
     middle_line, middle_pixel, first, width = _lines_of(length, rows, columns)
+    count = tl.where(real, tl.where(length > 0, rows, columns), 0)
     total = tl.zeros((BLOCK_B, BLOCK_V * BLOCK_D), work)
     for start in range(tl.min(begin), tl.max(end), UNROLL):
         for n in tl.static_range(UNROLL):
@@ -73,10 +76,9 @@ def joseph(
             at = tl.fma(slope, (i - middle_line).to(work), middle)
             whole = tl.floor(at)
             k = whole.to(tl.int32) + middle_pixel
-            met = real & (i >= begin) & (i < end) & (k >= 0) & (k <= width)
+            met = (i < count) & within(k, width + 1)
             where = first + i * (width + 2) + k
-            left = gather(lines, images, exist, where, met, work)
-            right = gather(lines, images, exist, where + 1, met, work)
+            left, right = gather_pair(lines, images, exist, where, met, met, work)
             total += left + (at - whole)[None, :] * (right - left)
     store(out, total * tl.abs(length)[None, :], batch, rays, ray, real, BLOCK_B)
 
@@ -108,7 +110,7 @@ def footprint(
         scale = 1.0 / covered
         for n in range(pixels):
             share = tl.minimum(at + covered, n + 1.0) - tl.maximum(at, n)
-            mask = met & (share > 0) & (k + n >= 1) & (k + n <= width)
+            mask = met & (share > 0) & within(k + n - 1, width)
             where = first + i * (width + 2) + k + n
             value = gather(lines, images, exist, where, mask, work)
             total += tl.where(mask, share * scale, 0.0)[None, :] * value
@@ -154,7 +156,7 @@ def backproject_adjoint(
             x, y = _pixel_centre(length > 0, i, k, rows, columns, work)
             at_bin, weight = bin_of_pixel(view, x, y, KIND, ATAN, ASIN)
             share = weight * (1.0 - tl.abs(at_bin - (d - bins // 2)))
-            mask = met & (share > 0) & (k >= 1) & (k <= width)
+            mask = met & (share > 0) & within(k - 1, width)
             value = gather(lines, images, exist, first + i * (width + 2) + k, mask, work)
             total += tl.where(mask, share, 0.0)[None, :] * value
     store(out, total, batch, rays, ray, real, BLOCK_B)
