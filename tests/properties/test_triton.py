@@ -223,6 +223,16 @@ def test_every_map_can_be_captured_in_a_graph():
         assert torch.equal(captured[name], expected), name
 
 
+def test_auto_takes_triton_for_cuda_tensors_where_it_is_installed(monkeypatch):
+    from fedm2ct.physics import operators
+
+    assert operators._backend_for(torch.device("cpu")) == "cpu"
+    assert operators._backend_for(torch.device("cuda")) == "triton"
+    assert operators._backend_for(torch.device("mps")) == "torch"
+    monkeypatch.setattr("fedm2ct.physics.projectors.find_spec", lambda name: None)
+    assert operators._backend_for(torch.device("cuda")) == "torch"
+
+
 def test_refuses_what_it_cannot_do(monkeypatch):
     from fedm2ct.physics.projectors import triton_backend
 

@@ -9,15 +9,19 @@ Nothing goes through the host: a geometry's tables are moved to a device at the 
 and kept. A call after that only allocates and launches, so it can be captured in a CUDA graph;
 call once before the capture, to compile the kernels and move the tables.
 
-Positions are accurate to 1e-4 bins or pixels in float32 up to about 1000 pixels or bins
-(`triton_tables` says how).
+In float32, positions on 512 x 512 pixels and 736 to 1000 bins were within 1e-4 bins for pixels on
+the detector (1e-5 root mean square) and within 5e-5 pixels for rays on lines of pixels, measured in
+the interpreter; the error grows with the size. `triton_tables` says what is done for it,
+`triton_pixels` how adjoints are gathered.
 
 The same kernels run on CPU tensors in Triton's interpreter, for tests: set ``TRITON_INTERPRET=1``
 before this module is first imported.
 
-Limits: fewer than 2^31 pixels in one padded image and 2^31 rays; the tables of a geometry take
-(rays x 20 to 28 bytes) of the device's memory for each map that is used, in float32; curved
-detectors have fans of up to 50 degrees to each side (`triton_tables` refuses wider ones).
+Limits: fewer than 2^31 pixels in one padded image, and than 2^31 / 5 rays; a geometry's tables
+take 20 bytes a ray of the device's memory for Joseph's method and 28 each for the distance-driven
+one and for the transposed back-projection, in float32; curved detectors have fans of up to 50
+degrees to each side (`triton_tables` refuses wider ones). The sizes of the tiles were chosen
+without measurements on a GPU.
 """
 
 from collections.abc import Callable
