@@ -1,6 +1,7 @@
 # make demo   federate four sites on real CT, evaluate, write the report   (ARGS="--quick" is faster)
 # make test   every test                                                   (JOBS=1 for no parallelism)
 # make lint   style, types, import contracts
+# make bench  time the CT operators against other libraries: half an hour on an idle machine
 # make clean  remove everything that these targets made
 PYTHON ?= python3
 JOBS ?= 2
@@ -9,8 +10,9 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 .DELETE_ON_ERROR:
 
 # The stamp is the last thing to be written, so a failed or interrupted installation is repeated.
@@ -33,6 +35,14 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The libraries to compare with come on top: nothing that the project needs is changed by them.
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	touch $@
+
+bench: $(BENCH_STAMP)
+	$(BIN)/python benchmarks/operators.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
