@@ -24,7 +24,7 @@ from typing import Any
 
 from ablation_scores import machine
 from operators_cases import OPERATIONS, SETUPS
-from operators_memory import OPERATORS
+from operators_memory import ENVIRONMENT, OPERATORS
 from operators_page import page
 from operators_peers import LIBRARIES
 
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "missing": missing,
         "operations": with_ratios(rows),
         "first_calls": first_calls(sizes[0], options.timeout) if options.first_calls else [],
-        "autograd_memory": autograd_memory(sizes, options),
+        "autograd_memory": autograd_memory(sizes, options) if options.memory else [],
         "seconds": time.perf_counter() - begin,
     }
 
@@ -95,7 +95,7 @@ def installed(names: Sequence[str]) -> tuple[dict[str, dict[str, str]], dict[str
 def specs(options: argparse.Namespace, libraries: Sequence[str]) -> Iterator[Row]:
     """Return what each process is to measure."""
     for size in options.sizes:
-        for operation in OPERATIONS:
+        for operation in options.operations:
             for name in libraries:
                 library = LIBRARIES[name]
                 too_big = name == "sparse" and size not in MATRIX_SIZES and not options.matrix
@@ -132,22 +132,18 @@ def measured(spec: Row, timeout: float) -> list[Row]:
         for threads in spec["threads"]:
             row = {**known, "batch": batch, "threads": threads, "check": check}
             answer = found.get((batch, threads))
-            rows.append(
-                {**row, "status": failure or "?"}
-                if answer is None
-                else {
-                    **row,
-                    "status": "ok",
-                    **answer,
-                }
-            )
-            seconds = "" if answer is None else f" {answer['seconds'] * 1e3:.1f} ms"
-            print(
-                f"{spec['setup']} {spec['operation']} {spec['library']} batch {batch} threads "
-                f"{threads}: {rows[-1]['status']}{seconds} {check or ''}",
-                flush=True,
-            )
+            unfinished = {"status": failure or "gave no result"}
+            rows.append({**row, **({"status": "ok", **answer} if answer else unfinished)})
+    _report(spec, rows)
     return rows
+
+
+def _report(spec: Row, rows: list[Row]) -> None:
+    check = ", ".join(f"{name} {value:.1e}" for name, value in (rows[0]["check"] or {}).items())
+    print(f"{spec['setup']} {spec['operation']} {spec['library']}: {check}", flush=True)
+    for row in rows:
+        found = f"{row['seconds'] * 1e3:.1f} ms" if row["status"] == "ok" else row["status"]
+        print(f"  batch {row['batch']}, threads {row['threads']}: {found}", flush=True)
 
 
 def in_process(
@@ -204,7 +200,7 @@ def with_ratios(rows: list[Row]) -> list[Row]:
 
 def first_calls(setup: str, timeout: float) -> list[Row]:
     """Time our first calls in a fresh process: nothing compiled yet, and compiled before."""
-    ours = [name for name in ("fedm2ct", "fedm2ct-distance-driven")]
+    ours = ["fedm2ct", "fedm2ct-distance-driven"]
     spec = {"task": "first-calls", "setup": setup, "libraries": ours}
     found = []
     with tempfile.TemporaryDirectory() as cache:
@@ -227,7 +223,7 @@ def autograd_memory(sizes: Sequence[str], options: argparse.Namespace) -> list[R
             for batch in options.batches:
                 known = {"setup": size, "operator": operator, "batch": batch}
                 spec = {"task": "autograd-memory", "threads": options.threads, **known}
-                rows, failure = in_process(spec, options.timeout, {})
+                rows, failure = in_process(spec, options.timeout, ENVIRONMENT)
                 found.append({**known, "status": failure or "ok", **(rows[0] if rows else {})})
                 print(f"memory: {found[-1]}", flush=True)
     return found
@@ -239,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sizes", nargs="+", choices=list(SETUPS), default=list(SIZES))
     parser.add_argument("--libraries", nargs="+", choices=list(LIBRARIES), default=list(LIBRARIES))
+    parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=OPERATIONS)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=7, help="of each call at most")
@@ -246,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=float, default=240.0, help="seconds of one process")
     parser.add_argument("--matrix", action="store_true", help="the sparse matrix at all sizes")
     parser.add_argument("--no-first-calls", dest="first_calls", action="store_false")
+    parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--page-only", action="store_true", help="make the page from the numbers")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the numbers go")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the page goes")

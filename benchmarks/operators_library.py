@@ -6,7 +6,7 @@ made into this project's conventions (``docs/conventions.md``; mm, not scaled by
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -81,6 +81,16 @@ def kept(
             results.append(function(x))
 
     return Call(run, lambda: after(results[0]))
+
+
+def slices_of(x: Tensor) -> list[Array]:
+    """Return the batch as contiguous arrays."""
+    return [np.ascontiguousarray(part[0].numpy()) for part in x]
+
+
+def batch_of(slices: Sequence[Array]) -> Tensor:
+    """Return arrays as a batch ``(batch, 1, ., .)``."""
+    return torch.from_numpy(np.stack(slices)[:, None])
 
 
 def _as_is(x: Tensor) -> Tensor:

@@ -13,10 +13,16 @@ from fedm2ct.physics.operators import Projector, WeightedBackprojector
 ALLOWANCE = 1.2
 """The project's goal: peak over the tensors that any implementation has to hold."""
 OPERATORS = ("projector", "backprojector")
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 18), "NUMPY_MADVISE_HUGEPAGE": "0"}
+"""What the process needs so that its growth is that of its arrays.
+
+By default the C allocator keeps blocks of a size that was freed before, and NumPy asks for pages of
+2 MB: some MB more or less from run to run.
+"""
 
 
 def autograd_memory(setup: Setup, operator: str, batch: int) -> dict[str, Any]:
-    """Measure one forward and backward pass, all gradients wanted; best in a fresh process.
+    """Measure one forward and backward pass in a fresh process, all gradients wanted.
 
     The back-projector has learnable weights. Its own tables are made before and counted apart.
 
@@ -40,8 +46,7 @@ def autograd_memory(setup: Setup, operator: str, batch: int) -> dict[str, Any]:
     _both_ways(tiny, inputs(batch))  # loads code: autograd's, numba's, the kernels
     with PeakMemory() as tables:
         apply, inputs = _operator(setup, operator)
-        with torch.no_grad():
-            apply(*inputs(1))
+        _both_ways(apply, inputs(1))
     with PeakMemory() as whole:
         needed = _both_ways(apply, inputs(batch))
     ratio = None if whole.peak_mb is None else whole.peak_mb / needed

@@ -190,8 +190,8 @@ def _first_calls(rows: list[Row]) -> str:
     whole = {r["cache"]: r["process_seconds"] for r in rows}
     text = (
         "A kernel is compiled on its first call and kept on disk by numba; a later process loads "
-        "it. Seconds of making the operators (their tables), of the first and of the second call in "
-        "a fresh process, one image on one thread; the "
+        "it. Seconds of making the operators (their tables), of the first and of the second call "
+        "in a fresh process, one image on one thread; the "
         f"whole process took {', '.join(f'{s:.1f} s with the cache {c}' for c, s in whole.items())}"
         "."
     )

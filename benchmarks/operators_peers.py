@@ -1,7 +1,7 @@
 """Other people's libraries, one small class each; see `operators_library`."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,23 +15,17 @@ from operators_library import (
     OursDistanceDriven,
     OursWithoutSymmetry,
     SparseMatrix,
+    batch_of,
     kept,
+    slices_of,
 )
+from operators_rtk import Rtk
 from torch import Tensor
 
 from fedm2ct.physics.geometry import FanGeometry, ParallelGeometry
 from fedm2ct.units import MU_WATER_PER_MM
 
 Array = NDArray[np.float32]
-
-
-def _slices(x: Tensor) -> list[Array]:
-    """Return the batch as contiguous arrays."""
-    return [np.ascontiguousarray(part[0].numpy()) for part in x]
-
-
-def _batch(slices: Sequence[Array]) -> Tensor:
-    return torch.from_numpy(np.stack(slices)[:, None])
 
 
 class TorchTomo(Library):
@@ -116,7 +110,7 @@ class Astra(Library):
         """See `Library`."""
         forward = operation == "forward"
         shape = self.setup.geometry.shape if forward else self.setup.grid.shape
-        inputs, outputs = _slices(x), [np.zeros(shape, np.float32) for _ in x]
+        inputs, outputs = slices_of(x), [np.zeros(shape, np.float32) for _ in x]
         pairs = zip(inputs, outputs, strict=True)
         algorithms = [self._algorithm(operation, i, o) for i, o in pairs]
 
@@ -125,7 +119,7 @@ class Astra(Library):
                 self.astra.algorithm.run(algorithm)
 
         scale = 1 / MU_WATER_PER_MM if operation == "fbp" else 1.0
-        return Call(run, lambda: _batch(outputs) * scale)
+        return Call(run, lambda: batch_of(outputs) * scale)
 
     def _algorithm(self, operation: str, source: Array, target: Array) -> int:
         name = {"forward": "FP", "adjoint": "BP", "fbp": "FBP"}[operation]
@@ -144,106 +138,6 @@ class AstraStrip(Astra):
     title = "ASTRA, strip"
     footprint = "bin"
     kinds = ("strip_fanflat", "strip")
-
-
-class Rtk(Library):
-    """RTK's CPU filters: the fan is the middle row of a cone beam, with a detector of one row.
-
-    Joseph's projector needs three slices (the rays run through the middle one, the others get a
-    weight of zero), back-projection two equal detector rows. One image at a time.
-    """
-
-    title = "RTK"
-    packages = ("itk-rtk", "itk")
-    operations = ("forward", "adjoint", "backproject", "fbp")
-
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
-        import itk
-        from itk import RTK
-
-        self.itk, self.rtk, geometry = itk, RTK, setup.geometry
-        assert isinstance(geometry, FanGeometry)
-        self.type, self.alive = itk.Image[itk.F, 3], []
-        self.geometry = RTK.ThreeDCircularProjectionGeometry.New()
-        for angle in geometry.angles:  # RTK's source turns from its z axis, which is our -y
-            self.geometry.AddProjectionInRadians(
-                geometry.source_to_isocentre_mm, geometry.source_to_detector_mm, angle + np.pi / 2
-            )
-
-    def set_threads(self, threads: int) -> None:
-        """See `Library`."""
-        super().set_threads(threads)
-        base = self.itk.MultiThreaderBase
-        base.SetGlobalMaximumNumberOfThreads(threads)
-        base.SetGlobalDefaultNumberOfThreads(threads)
-
-    def _given(self, array: Array, spacing_mm: float, stacked: bool) -> Any:  # noqa: ANN401
-        """Return a view of an array as an ITK image; its third axis may count views."""
-        image = self.itk.image_view_from_array(array)
-        image.SetSpacing([spacing_mm] * 3)
-        image.SetOrigin(_origin(array.shape[::-1], spacing_mm, stacked))
-        return image
-
-    def _zeros(self, size: tuple[int, ...], spacing_mm: float, stacked: bool) -> Any:  # noqa: ANN401
-        """Return what makes an image of zeros whenever a filter has used up the last one."""
-        source = self.rtk.ConstantImageSource[self.type].New()
-        source.SetSize(size)
-        source.SetSpacing([spacing_mm] * 3)
-        source.SetOrigin(_origin(size, spacing_mm, stacked))
-        self.alive.append(source)  # an image does not keep the filter that makes it
-        return source.GetOutput()
-
-    def call(self, operation: str, x: Tensor) -> Call:
-        """See `Library`."""
-        filters = [self._filter(operation, part) for part in _slices(x)]
-
-        def run() -> None:
-            for each in filters:
-                each.Modified()
-                each.Update()
-
-        def read() -> Tensor:
-            scale = 1 / MU_WATER_PER_MM if operation == "fbp" else 1.0
-            found = [self.itk.array_from_image(f.GetOutput()) for f in filters]
-            return _batch([f[:, f.shape[1] // 2] * scale for f in found]).float()
-
-        return Call(run, read)
-
-    def _filter(self, operation: str, part: Array) -> Any:  # noqa: ANN401
-        rtk, pair = self.rtk, (self.type, self.type)
-        pixel, pitch = self.setup.grid.pixel_mm, self.setup.geometry.detector_pitch_mm
-        (rows, columns), (views, bins) = self.setup.grid.shape, self.setup.geometry.shape
-        if operation == "forward":
-            made = rtk.JosephForwardProjectionImageFilter[pair].New()
-            empty = self._zeros((bins, 1, views), pitch, True)
-            given = self._given(_repeated(part, 3), pixel, False)
-        elif operation == "adjoint":
-            made = rtk.JosephBackProjectionImageFilter[pair].New()
-            empty = self._zeros((columns, 3, rows), pixel, False)
-            given = self._given(part[:, None], pitch, True)
-        else:
-            kind = rtk.FDKConeBeamReconstructionFilter[self.type]
-            made = (
-                rtk.FDKBackProjectionImageFilter[pair] if operation == "backproject" else kind
-            ).New()
-            empty = self._zeros((columns, 1, rows), pixel, False)
-            given = self._given(_repeated(part, 2), pitch, True)
-        made.SetInput(0, empty)
-        made.SetInput(1, given)
-        made.SetGeometry(self.geometry)
-        self.alive.append((empty, given, part))  # filters and views do not own what they are given
-        return made
-
-
-def _repeated(part: Array, times: int) -> Array:
-    return np.ascontiguousarray(np.repeat(part[:, None], times, axis=1))
-
-
-def _origin(size: Sequence[int], spacing_mm: float, stacked: bool) -> list[float]:
-    """Return the first sample's place of an image that is centred on the isocentre."""
-    centred = [-(n - 1) / 2 * spacing_mm for n in size]
-    return [*centred[:2], 0.0] if stacked else centred
 
 
 class Gratopy(Library):
