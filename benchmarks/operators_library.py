@@ -8,7 +8,7 @@ made into this project's conventions (``docs/conventions.md``; mm, not scaled by
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -153,43 +153,48 @@ class SparseMatrix(Library):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        from scipy.sparse import csr_array
+        from scipy.sparse import csr_array, vstack
 
-        matrix = csr_array(*_entries(setup))
-        self.matrices = {
-            name: torch.sparse_csr_tensor(
-                torch.from_numpy(m.indptr),
-                torch.from_numpy(m.indices),
-                torch.from_numpy(m.data),
-                m.shape,
-            )
-            for name, m in (("forward", matrix), ("adjoint", csr_array(matrix.T)))
-        }
+        views = range(0, setup.geometry.n_views, 50)  # bounds what is in memory meanwhile
+        chunks = [csr_array(*_entries(setup, v, v + 50)) for v in views]
+        self._matrix = vstack(chunks, format="csr")
+        self._tensors: dict[str, Tensor] = {}
 
     def call(self, operation: str, x: Tensor) -> Call:
         """See `Library`."""
-        matrix, batch = self.matrices[operation], len(x)
+        if operation not in self._tensors:
+            forward = operation == "forward"
+            self._tensors[operation] = _tensor(self._matrix if forward else self._matrix.T.tocsr())
+        matrix, batch = self._tensors[operation], len(x)
         to = self.setup.geometry.shape if operation == "forward" else self.setup.grid.shape
         columns = x.reshape(batch, -1).T.contiguous()
         return kept(matrix.matmul, columns, lambda y: y.T.reshape(batch, 1, *to))
 
 
+def _tensor(m: Any) -> Tensor:  # noqa: ANN401
+    parts = (torch.from_numpy(array) for array in (m.indptr, m.indices, m.data))
+    return torch.sparse_csr_tensor(*parts, m.shape)
+
+
 def _entries(
-    setup: Setup,
+    setup: Setup, first_view: int, end_view: int
 ) -> tuple[tuple[Array, tuple[NDArray[np.int32], NDArray[np.int32]]], tuple[int, int]]:
-    """Return Joseph's weights with their rays and pixels, and the matrix's shape."""
-    table, (rows, columns) = ray_table(setup.geometry, setup.grid), setup.grid.shape
+    """Return some views' Joseph weights with their rays and pixels, and the matrix's shape."""
+    whole, (rows, columns) = ray_table(setup.geometry, setup.grid), setup.grid.shape
+    fields = ("start", "stop", "first", "slope", "by_row", "length_mm")
+    start, stop, first, slope, by_row, length = (
+        getattr(whole, name)[first_view:end_view].ravel() for name in fields
+    )
     weights, rays, pixels = [], [], []
     for line in range(max(rows, columns)):
-        ray = np.nonzero((table.start <= line) & (line < table.stop))
-        at = table.first[ray] + table.slope[ray] * line
+        (ray,) = np.nonzero((start <= line) & (line < stop))
+        at = first[ray] + slope[ray] * line
         before = np.floor(at).astype(np.int32)
         for pixel, share in ((before - 1, 1 - (at - before)), (before, at - before)):
-            inside = (pixel >= 0) & (pixel < np.where(table.by_row[ray], columns, rows))
-            place = np.where(table.by_row[ray], line * columns + pixel, pixel * columns + line)
-            number = np.ravel_multi_index(ray, setup.geometry.shape).astype(np.int32)
-            weights.append((share * table.length_mm[ray])[inside].astype(np.float32))
-            rays.append(number[inside])
+            inside = (pixel >= 0) & (pixel < np.where(by_row[ray], columns, rows))
+            place = np.where(by_row[ray], line * columns + pixel, pixel * columns + line)
+            weights.append((share * length[ray])[inside].astype(np.float32))
+            rays.append(ray[inside].astype(np.int32))
             pixels.append(place[inside].astype(np.int32))
-    shape = (int(np.prod(setup.geometry.shape)), rows * columns)
+    shape = (len(start), rows * columns)
     return (np.concatenate(weights), (np.concatenate(rays), np.concatenate(pixels))), shape
