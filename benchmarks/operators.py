@@ -2,6 +2,7 @@
 
     make bench                                            # installs the other libraries, runs all
     python benchmarks/operators.py --sizes small          # what is installed, the small size
+    python benchmarks/operators.py --sizes parallel       # parallel beam, large; not part of all
     python benchmarks/operators.py --page-only            # the page alone
 
 Every library and operation runs in a process of its own, which first checks that what it computes
@@ -36,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKER = Path(__file__).with_name("operators_measure.py")
 RESULTS = ROOT / "benchmarks" / "results" / "operators.json"
 PAGE = ROOT / "docs" / "operators-benchmark.md"
-SIZES = ("small", "big", "parallel")
+SIZES = ("small", "big")
 MATRIX_SIZES = ("tiny", "small")
 """Sizes whose sparse matrix is small; the others take gigabytes."""
 

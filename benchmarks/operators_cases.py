@@ -79,7 +79,7 @@ def phantom() -> list[Ellipse]:
 
 def phantom_image(setup: Setup) -> Tensor:
     """Return the body's pixel means, ``(1, 1, rows, columns)`` float32."""
-    return ellipse_image(phantom(), setup.grid, 6).float()
+    return ellipse_image(phantom(), setup.grid, 4).float()
 
 
 def line_integrals(geometry: Geometry) -> Tensor:
@@ -87,7 +87,7 @@ def line_integrals(geometry: Geometry) -> Tensor:
     return ellipse_sinogram(phantom(), geometry) / MU_WATER_PER_MM
 
 
-def bin_means(geometry: Geometry, rays: int = 8) -> Tensor:
+def bin_means(geometry: Geometry, rays: int = 4) -> Tensor:
     """Return the mean over each bin of the body's exact line integrals in mm, float64."""
     fine = replace(
         geometry, n_bins=geometry.n_bins * rays, detector_pitch_mm=geometry.detector_pitch_mm / rays
