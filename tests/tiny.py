@@ -70,7 +70,7 @@ def config(**changes: dict[str, Any]) -> RunConfig:
         "fedm2ct": {"meta_steps": 2, "ramp_rounds": 1},
     }
     for table, fields in changes.items():
-        base[table] = {**base[table], **fields}
+        base[table] = {**base.get(table, {}), **fields}
     return parse_config(base)
 
 

@@ -76,6 +76,47 @@ def test_one_site_alone_is_never_an_outlier():
     assert reasons([upload("A", 1e6)]) == ({}, ["A"])
 
 
+def sends_more(site, control=1.0, step=0.1):
+    """Return an upload with tensors of a second kind, much longer than the parameters' change."""
+    return Upload(
+        site, {"shared.w": torch.full((3,), step), "control.w": torch.full((3,), control)}, 1
+    )
+
+
+def test_each_kind_of_tensor_has_a_typical_length_of_its_own():
+    like = {"shared.w": torch.zeros(3), "control.w": torch.zeros(3)}
+    good = [sends_more(site, 1000.0) for site in "AB"]
+    assert len(validate_uploads([*good, sends_more("C", 1000.0)], like, Limits())[0]) == 3
+    for bad in (sends_more("C", 1e5), sends_more("C", 1000.0, step=10.0)):
+        accepted, (rejected,) = validate_uploads([*good, bad], like, Limits())
+        assert [u.site for u in accepted] == ["A", "B"]
+        assert rejected.site == "C" and "times as long" in rejected.reason
+
+
+def test_an_offender_in_one_kind_does_not_count_as_typical_of_another():
+    like = {"shared.w": torch.zeros(3), "control.w": torch.zeros(3)}
+    uploads = [sends_more("A", 1.0), sends_more("B", 1e6, step=1e6), sends_more("C", 1e6)]
+    accepted, rejected = validate_uploads(uploads, like, Limits())
+    assert rejected[0].site == "B"
+    assert {u.site for u in accepted} <= {"A", "C"}
+
+
+def test_the_method_s_own_check_comes_after_the_form():
+    asked = []
+
+    def fault(upload):
+        asked.append(upload.site)
+        return "too modest" if upload.site == "A" else None
+
+    uploads = [upload("A"), upload("B"), upload("C", w=None)]
+    accepted, rejected = validate_uploads(uploads, SHARED, Limits(), fault)
+    assert asked == ["A", "B"] and [u.site for u in accepted] == ["B"]
+    assert {r.site: r.reason for r in rejected} == {
+        "A": "too modest",
+        "C": "parameter w is missing",
+    }
+
+
 def test_empty_shared_state_is_valid():
     accepted, rejected = validate_uploads([Upload("A", {}, 1), Upload("B", {}, 1)], {}, Limits())
     assert len(accepted) == 2 and not rejected

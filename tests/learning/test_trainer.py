@@ -67,6 +67,33 @@ def test_projection_has_a_rate_of_its_own_and_stays_if_it_is_not_learned():
     assert not torch.equal(learned.model.sinogram.filter_change, before)
 
 
+def test_a_correction_changes_what_the_optimiser_is_given():
+    """A gradient of zero everywhere leaves everything where it is."""
+    site, seen = trainer(), []
+    before = {n: t.clone() for n, t in site.model.state_dict().items()}
+
+    def erase(index):
+        seen.append(index)
+        for parameter in site.model.parameters():
+            parameter.grad.zero_()
+
+    site.train_round(1, LOSS, erase)
+    assert seen == [0, 1]
+    assert tiny.same(dict(site.model.state_dict()), before)
+
+
+def test_another_number_of_steps_covers_the_same_stretch_of_the_schedule(monkeypatch):
+    def positions(steps):
+        site, seen = trainer(), []
+        monkeypatch.setattr(site, "step", lambda at, *_: seen.append(at) or torch.zeros(()))
+        site.train_round(2, LOSS, steps=steps)
+        return seen
+
+    assert positions(None) == positions(2) == [2, 3]
+    assert positions(4) == [2, 2.5, 3, 3.5]
+    assert positions(1) == [2]
+
+
 def test_a_parameter_that_models_share_is_optimised_once():
     first, second = (
         trainer(spec=ModelSpec(None, "unet", 2)),

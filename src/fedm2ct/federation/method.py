@@ -5,6 +5,10 @@ return. The data's way through a round is
 
     server.shared -> client.fit -> Upload -> (validation) -> server.aggregate -> server.shared
 
+What travels is a set of named tensors, `shared` both ways. Most methods send shared parameters and
+nothing else; one that sends more (control variates, say) puts it beside them under another prefix
+(``control.``), and its server half declares what an upload must hold (`ServerHalf.upload_like`).
+
 A half keeps its own state between rounds and hands it out as named tensors, so that the engine
 can store it after every round and resume bit for bit. A half draws no random number from a global
 generator: it derives one from (seed, site, round).
@@ -28,7 +32,8 @@ class Upload:
     site
         Name of the site.
     shared
-        The shared parameters after local training, by name. Nothing private is ever in here.
+        What is sent, by name: the shared parameters after local training, and, under a prefix of
+        their own, what other tensors the method needs. Nothing private is ever in here.
     samples
         Number of training slices at the site, the usual weight of an average.
     metrics
@@ -79,11 +84,23 @@ class ServerHalf(ABC):
 
     @abstractmethod
     def initial_shared(self) -> State:
-        """Return the shared parameters that round 1 starts from (empty: nothing is shared)."""
+        """Return what round 1 starts from: what is sent to every site (empty: nothing is)."""
 
     @abstractmethod
     def aggregate(self, round_index: int, shared: State, uploads: list[Upload]) -> Aggregate:
         """Fuse validated uploads (sorted by site name) into the next shared parameters."""
+
+    def upload_like(self, shared: State) -> State:
+        """Return what an upload must look like, and what its tensors are changes of.
+
+        The default is what was sent down. A method whose sites send more, or less, says so here:
+        validation demands exactly these names, shapes and dtypes.
+        """
+        return shared
+
+    def fault(self, upload: Upload) -> str | None:
+        """Say what is wrong with the values of an upload whose form is right, None if nothing."""
+        return None
 
     def state(self) -> State:
         """Return what the server must keep between rounds beside the shared parameters."""

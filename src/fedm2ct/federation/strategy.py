@@ -138,7 +138,8 @@ class MethodStrategy(Strategy):
         started = time.monotonic()
         round_index = self._rounds_done + server_round
         received, dropped, failed = self._read(replies)
-        uploads, rejected = validate_uploads(received, self.shared, self._limits)
+        like = self._server.upload_like(self.shared)
+        uploads, rejected = validate_uploads(received, like, self._limits, self._server.fault)
         dropped += rejected
         if not uploads:
             raise EmptyRoundError(_nobody_left(round_index, dropped + failed))

@@ -4,7 +4,7 @@ A wrong upload does not stop a round: it is left out, with the reason, and the o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -45,7 +45,10 @@ class Rejected:
 
 
 def validate_uploads(
-    uploads: Sequence[Upload], shared: State, limits: Limits
+    uploads: Sequence[Upload],
+    like: State,
+    limits: Limits,
+    fault: Callable[[Upload], str | None] = lambda _: None,
 ) -> tuple[list[Upload], list[Rejected]]:
     """Separate usable uploads from the others.
 
@@ -53,10 +56,13 @@ def validate_uploads(
     ----------
     uploads
         What the sites sent in this round.
-    shared
-        The shared parameters that the sites started the round from.
+    like
+        What an upload must look like; usually the shared parameters that the sites started the
+        round from. An update is the difference to it.
     limits
         Bounds on samples and on the length of an update.
+    fault
+        What the method itself finds wrong with an upload whose form is right.
 
     Returns
     -------
@@ -66,16 +72,17 @@ def validate_uploads(
     accepted: dict[str, Upload] = {}
     rejected: list[Rejected] = []
     for upload in sorted(uploads, key=lambda u: u.site):
-        reason = _own_fault(upload, shared, limits)
+        reason = _own_fault(upload, like, limits) or fault(upload)
         if reason is None and upload.site in accepted:
             reason = "a second upload under the same site name"
         if reason is None:
             accepted[upload.site] = upload
         else:
             rejected.append(Rejected(upload.site, reason))
-    for site, reason in _outliers(list(accepted.values()), shared, limits).items():
-        del accepted[site]
-        rejected.append(Rejected(site, reason))
+    for group in _groups(like):
+        for site, reason in _outliers(list(accepted.values()), group, limits).items():
+            del accepted[site]
+            rejected.append(Rejected(site, reason))
     return list(accepted.values()), rejected
 
 
@@ -140,6 +147,15 @@ def _tensor_fault(state: State, like: State) -> str | None:
         if not bool(torch.isfinite(tensor).all()):
             return f"parameter {name} holds NaN or infinity"
     return None
+
+
+def _groups(like: State) -> list[State]:
+    """Split what travels by the prefix of its names: each kind has a length of its own."""
+    groups: dict[str, State] = {}
+    for name, value in like.items():
+        prefix = name.partition(".")[0] if "." in name else ""
+        groups.setdefault(prefix, {})[name] = value
+    return list(groups.values())
 
 
 def _outliers(uploads: list[Upload], shared: State, limits: Limits) -> dict[str, str]:

@@ -8,6 +8,7 @@ needs no random state.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -21,6 +22,8 @@ from fedm2ct.model.ts_iradonmap import Reconstruction, TSiRadonMAP
 from fedm2ct.physics.protocols import Protocol
 
 Loss = Callable[[Reconstruction, Tensor], Tensor]
+Correction = Callable[[int], None]
+"""Changes the gradients before the optimiser uses them; is told the step's index in the round."""
 State = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -40,7 +43,7 @@ class SiteTask:
     public_validation: tuple[PairedData, ...] = ()
 
 
-def learning_rate_factor(step: int, total: int, final: float) -> float:
+def learning_rate_factor(step: float, total: int, final: float) -> float:
     """Return the cosine schedule's factor: 1 at the first step, `final` at the last."""
     progress = min(1.0, step / max(1, total - 1))
     return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
@@ -134,19 +137,39 @@ class SiteTrainer:
         self.best_psnr = -math.inf
         self.best: State = {}
 
-    def train_round(self, round_index: int, loss: Loss) -> float:
-        """Take the round's local steps (rounds count from 1); return the mean loss."""
+    def train_round(
+        self,
+        round_index: int,
+        loss: Loss,
+        correct: Correction | None = None,
+        steps: int | None = None,
+    ) -> float:
+        """Take the round's local steps (rounds count from 1); return the mean loss.
+
+        `correct` may change the gradients of each step. `steps` takes more or fewer than
+        `local_steps`; they cover the same stretch of the learning-rate schedule.
+        """
         order = self.batches(round_index)
-        first = (round_index - 1) * self.training.local_steps
-        steps = range(first, first + self.training.local_steps)
-        losses = [self.step(step, order, loss) for step in steps]
+        usual = self.training.local_steps
+        count = usual if steps is None else steps
+        losses = []
+        for index in range(count):
+            position = (round_index - 1) * usual + index * usual / count
+            within = None if correct is None else partial(correct, index)
+            losses.append(self.step(position, order, loss, within))
         return float(torch.stack(losses).mean())
 
     def batches(self, round_index: int) -> torch.Generator:
         """Return the generator that draws the round's batches."""
         return generator(self.seed, self.task.name, "batches", round_index)
 
-    def step(self, position: int, order: torch.Generator, loss: Loss) -> Tensor:
+    def step(
+        self,
+        position: float,
+        order: torch.Generator,
+        loss: Loss,
+        correct: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Take one optimiser step, the `position`-th (from 0) of the schedule; return its loss."""
         total = self.training.rounds * self.training.local_steps
         set_rates(self.optimiser, learning_rate_factor(position, total, self.training.final_rate))
@@ -156,6 +179,8 @@ class SiteTrainer:
         value = loss(self.model(sinogram, analytical), truth)
         self.optimiser.zero_grad(set_to_none=True)
         value.backward()
+        if correct is not None:
+            correct()
         self.optimiser.step()
         return value.detach()
 

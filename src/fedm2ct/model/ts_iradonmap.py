@@ -192,6 +192,11 @@ class TSiRadonMAP(nn.Module):
             for name in self.state_dict()
         }
 
+    def shared_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the shared parameters themselves, where they are."""
+        declared = self.declare()
+        return {n: p for n, p in self.named_parameters() if declared[n] == "shared"}
+
     def shared_state(self) -> dict[str, Tensor]:
         """Return copies of the shared parameters, on the CPU."""
         return self._state("shared")

@@ -6,9 +6,10 @@ each site, cannot be averaged and stays analytical; `fedper` is FedAvg with that
 """
 
 from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload, weighted_average
-from fedm2ct.federation.methods.setup import Halves, Setup
+from fedm2ct.federation.methods.setup import Halves, Setup, federate
 from fedm2ct.federation.methods.site_client import SiteClient
 from fedm2ct.learning.mutual import supervised_loss
+from fedm2ct.learning.trainer import SiteTrainer
 from fedm2ct.model.ts_iradonmap import ModelSpec
 
 
@@ -29,22 +30,28 @@ class AveragingServer(ServerHalf):
 
 def build(setup: Setup) -> Halves:
     """Build both halves."""
-    return build_averaging(setup, learn_projection=False)
+    return build_averaging(setup, image_network(setup, learn_projection=False))
 
 
-def build_averaging(setup: Setup, *, learn_projection: bool) -> Halves:
-    """Build both halves, with or without a private sinogram network and back-projection."""
-    spec = ModelSpec(
+def image_network(setup: Setup, *, learn_projection: bool) -> ModelSpec:
+    """Return a model of one image network, which is shared and not prompted.
+
+    It follows FBP, or a private sinogram network and back-projection that are learned.
+    """
+    return ModelSpec(
         private=None,
         shared=setup.config.model.shared,
         width=setup.config.model.width,
         prompted=False,
         learn_projection=learn_projection,
     )
+
+
+def build_averaging(setup: Setup, spec: ModelSpec) -> Halves:
+    """Build both halves for a model whose shared part is trained and averaged."""
     loss = supervised_loss(setup.distance)
-    trainers = {task.name: setup.trainer(task, spec) for task in setup.tasks}
-    clients = {
-        name: SiteClient(trainer, lambda _: loss, validate_download=True, validate_training=False)
-        for name, trainer in trainers.items()
-    }
-    return Halves(AveragingServer(setup.initial_shared(spec)), dict(clients), trainers)
+
+    def client(trainer: SiteTrainer) -> SiteClient:
+        return SiteClient(trainer, lambda _: loss, validate_download=True, validate_training=False)
+
+    return federate(setup, spec, client, AveragingServer)

@@ -1,6 +1,6 @@
 """What a method is built from: the sites' tasks, the server's public scans, configuration, seed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -69,3 +69,25 @@ class Halves:
     server: ServerHalf
     clients: dict[str, ClientHalf]
     trainers: dict[str, SiteTrainer]
+
+
+def federate(
+    setup: Setup,
+    spec: ModelSpec,
+    client: Callable[[SiteTrainer], ClientHalf],
+    server: Callable[[State], ServerHalf],
+) -> Halves:
+    """Build both halves: a client from each site's trainer, a server from the initial parameters.
+
+    Parameters
+    ----------
+    setup
+        What the method is built from.
+    spec
+        The sites' model; it has a shared network.
+    client, server
+        The halves' constructors.
+    """
+    trainers = {task.name: setup.trainer(task, spec) for task in setup.tasks}
+    clients = {name: client(trainer) for name, trainer in trainers.items()}
+    return Halves(server(setup.initial_shared(spec)), clients, trainers)

@@ -4,13 +4,22 @@ from collections.abc import Callable, Mapping
 
 from fedm2ct.federation.method import ClientHalf, State, Upload
 from fedm2ct.federation.storage import state_fingerprint
-from fedm2ct.learning.trainer import Loss, SiteTrainer
+from fedm2ct.learning.trainer import Loss, SiteTrainer, part_of
+from fedm2ct.model.ts_iradonmap import SHARED_PREFIX
 
 LossOfRound = Callable[[int], Loss]
 
 
 class SiteClient(ClientHalf):
     """Downloads, trains, validates, uploads.
+
+    A method with a local objective of its own overrides `train`; one that sends more than the
+    shared parameters overrides `sent`, and finds what was received in `train`'s `received`.
+
+    Attributes
+    ----------
+    memory
+        Tensors that the method keeps at the site between rounds, beside model and optimiser.
 
     Parameters
     ----------
@@ -35,38 +44,52 @@ class SiteClient(ClientHalf):
     ) -> None:
         self.trainer, self.loss_of_round = trainer, loss_of_round
         self.validate_download, self.validate_training = validate_download, validate_training
+        self.memory: State = {}
 
     def fit(self, round_index: int, shared: State) -> Upload:
         """Train for one round; see `ClientHalf.fit`."""
         metrics: dict[str, float] = {}
-        self.trainer.model.load_shared(shared)
+        self.trainer.model.load_shared(parameters_of(shared))
         if self.validate_download:
             metrics.update(self.trainer.validate())
-        metrics["loss"] = self.trainer.train_round(round_index, self.loss_of_round(round_index))
+        metrics["loss"] = self.train(round_index, shared)
         if self.validate_training:
             metrics.update(self.trainer.validate())
-        model = self.trainer.model
         samples = len(self.trainer.train_data)
-        return Upload(self.trainer.task.name, model.shared_state(), samples, metrics)
+        return Upload(self.trainer.task.name, self.sent(), samples, metrics)
+
+    def train(self, round_index: int, received: State) -> float:
+        """Train the model, which holds the received parameters, for a round; return the loss."""
+        return self.trainer.train_round(round_index, self.loss_of_round(round_index))
+
+    def sent(self) -> State:
+        """Return what the site sends after a round."""
+        return self.trainer.model.shared_state()
 
     def finish(self, shared: State) -> Mapping[str, float]:
         """Validate the last global model where the method's product is one."""
-        self.trainer.model.load_shared(shared)
+        self.trainer.model.load_shared(parameters_of(shared))
         metrics = self.trainer.validate() if self.validate_download else {}
         return {**metrics, "best_val_psnr_db": self.trainer.best_psnr}
 
     def private_state(self) -> State:
         """See `ClientHalf.private_state`."""
-        return self.trainer.state()
+        return {**self.trainer.state(), **{f"memory.{n}": t for n, t in self.memory.items()}}
 
     def load_private_state(self, state: State) -> None:
         """See `ClientHalf.load_private_state`."""
         self.trainer.load_state(state)
+        self.memory = part_of(state, "memory.")
 
     @property
     def fingerprint(self) -> str:
         """See `ClientHalf.fingerprint`."""
         return state_fingerprint(self.trainer.model.private_state())
+
+
+def parameters_of(sent: State) -> State:
+    """Return the model's parameters among what was sent."""
+    return {name: tensor for name, tensor in sent.items() if name.startswith(SHARED_PREFIX)}
 
 
 class UnconnectedClient(SiteClient):
