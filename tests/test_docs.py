@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedm2ct.config import FedM2CTConfig, parse_config
+from fedm2ct.config import FedM2CTConfig, MethodConfig, parse_config
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.physics.protocols import protocol_from_dict
 
@@ -37,11 +37,18 @@ def test_links_between_pages_lead_somewhere(page):
         assert (DOCS / target).exists() or target in later, f"{page}: {target}"
 
 
-@pytest.mark.parametrize("page", ["method.md", "evaluation.md"])
-def test_every_method_is_spoken_of(page):
-    text = (DOCS / page).read_text()
+@pytest.mark.parametrize("pages", [("method.md", "rivals.md"), ("evaluation.md",)])
+def test_every_method_is_spoken_of(pages):
+    text = "".join((DOCS / page).read_text() for page in pages)
     for name in ("fbp", *METHODS):
         assert f"`{name}`" in text, name
+
+
+def test_every_option_of_a_rival_is_explained_with_its_default():
+    text = (DOCS / "rivals.md").read_text()
+    for table in MethodConfig().model_dump().values():
+        for name, default in table.items():
+            assert f"`{name}` = {default}" in text, name
 
 
 def test_every_switch_of_the_method_is_explained():

@@ -93,6 +93,18 @@ class FedM2CTConfig(_Model):
     exchange: bool = True
 
 
+class FedProxConfig(_Model):
+    """FedProx: weight of the proximal term; the paper tunes it over 0.001 to 1."""
+
+    mu: float = Field(default=0.01, ge=0)
+
+
+class MethodConfig(_Model):
+    """What is each rival's own, a table a method: ``[method.fedprox]``."""
+
+    fedprox: FedProxConfig = FedProxConfig()
+
+
 class RunConfig(_Model):
     """A whole run: sites, test patients, meta-set, networks, schedule, methods and seeds."""
 
@@ -106,6 +118,7 @@ class RunConfig(_Model):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     fedm2ct: FedM2CTConfig = FedM2CTConfig()
+    method: MethodConfig = MethodConfig()
     window: Literal["chest", "abdomen", "head"] = "abdomen"
 
     @model_validator(mode="after")

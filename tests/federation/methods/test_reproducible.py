@@ -16,6 +16,7 @@ VARIANTS = {
     "local_public": {},
     "fedavg": {},
     "fedper": {},
+    "fedprox": {"method": {"fedprox": {"mu": 1.0}}},
     "pooled": {},
     "fedm2ct": {},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},

@@ -2,7 +2,15 @@
 
 from collections.abc import Callable
 
-from fedm2ct.federation.methods import fedavg, fedm2ct, fedper, local, local_public, pooled
+from fedm2ct.federation.methods import (
+    fedavg,
+    fedm2ct,
+    fedper,
+    fedprox,
+    local,
+    local_public,
+    pooled,
+)
 from fedm2ct.federation.methods.setup import Halves, Setup
 
 METHODS: dict[str, Callable[[Setup], Halves]] = {
@@ -10,6 +18,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "local_public": local_public.build,
     "fedavg": fedavg.build,
     "fedper": fedper.build,
+    "fedprox": fedprox.build,
     "pooled": pooled.build,
     "fedm2ct": fedm2ct.build,
 }
