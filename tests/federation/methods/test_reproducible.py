@@ -17,6 +17,7 @@ VARIANTS = {
     "fedavg": {},
     "fedper": {},
     "fedprox": {"method": {"fedprox": {"mu": 1.0}}},
+    "fednova": {"training": {"local_steps": 5}},
     "pooled": {},
     "fedm2ct": {},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from fedm2ct.federation.methods import (
     fedavg,
     fedm2ct,
+    fednova,
     fedper,
     fedprox,
     local,
@@ -19,6 +20,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "fedavg": fedavg.build,
     "fedper": fedper.build,
     "fedprox": fedprox.build,
+    "fednova": fednova.build,
     "pooled": pooled.build,
     "fedm2ct": fedm2ct.build,
 }
