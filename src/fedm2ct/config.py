@@ -99,10 +99,17 @@ class FedProxConfig(_Model):
     mu: float = Field(default=0.01, ge=0)
 
 
+class ScaffoldConfig(_Model):
+    """SCAFFOLD: the server's step; 1 in the paper's experiments."""
+
+    global_rate: float = Field(default=1.0, gt=0)
+
+
 class MethodConfig(_Model):
     """What is each rival's own, a table a method: ``[method.fedprox]``."""
 
     fedprox: FedProxConfig = FedProxConfig()
+    scaffold: ScaffoldConfig = ScaffoldConfig()
 
 
 class RunConfig(_Model):

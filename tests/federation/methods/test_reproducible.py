@@ -18,6 +18,7 @@ VARIANTS = {
     "fedper": {},
     "fedprox": {"method": {"fedprox": {"mu": 1.0}}},
     "fednova": {"training": {"local_steps": 5}},
+    "scaffold": {},
     "pooled": {},
     "fedm2ct": {},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},

@@ -11,6 +11,7 @@ from fedm2ct.federation.methods import (
     local,
     local_public,
     pooled,
+    scaffold,
 )
 from fedm2ct.federation.methods.setup import Halves, Setup
 
@@ -21,6 +22,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "fedper": fedper.build,
     "fedprox": fedprox.build,
     "fednova": fednova.build,
+    "scaffold": scaffold.build,
     "pooled": pooled.build,
     "fedm2ct": fedm2ct.build,
 }
