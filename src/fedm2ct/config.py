@@ -105,11 +105,18 @@ class ScaffoldConfig(_Model):
     global_rate: float = Field(default=1.0, gt=0)
 
 
+class FedDynConfig(_Model):
+    """FedDyn: weight of the dynamic regularisation; the paper's CIFAR experiments use 0.01."""
+
+    alpha: float = Field(default=0.01, gt=0)
+
+
 class MethodConfig(_Model):
     """What is each rival's own, a table a method: ``[method.fedprox]``."""
 
     fedprox: FedProxConfig = FedProxConfig()
     scaffold: ScaffoldConfig = ScaffoldConfig()
+    feddyn: FedDynConfig = FedDynConfig()
 
 
 class RunConfig(_Model):

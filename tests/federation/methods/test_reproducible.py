@@ -19,6 +19,7 @@ VARIANTS = {
     "fedprox": {"method": {"fedprox": {"mu": 1.0}}},
     "fednova": {"training": {"local_steps": 5}},
     "scaffold": {},
+    "feddyn": {},
     "pooled": {},
     "fedm2ct": {},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},

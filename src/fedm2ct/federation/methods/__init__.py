@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from fedm2ct.federation.methods import (
     fedavg,
+    feddyn,
     fedm2ct,
     fednova,
     fedper,
@@ -23,6 +24,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "fedprox": fedprox.build,
     "fednova": fednova.build,
     "scaffold": scaffold.build,
+    "feddyn": feddyn.build,
     "pooled": pooled.build,
     "fedm2ct": fedm2ct.build,
 }
