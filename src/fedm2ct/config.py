@@ -111,12 +111,20 @@ class FedDynConfig(_Model):
     alpha: float = Field(default=0.01, gt=0)
 
 
+class MoonConfig(_Model):
+    """MOON: weight of the contrast (the paper's best are 0.5 to 10 by data set) and temperature."""
+
+    mu: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=0.5, gt=0)
+
+
 class MethodConfig(_Model):
     """What is each rival's own, a table a method: ``[method.fedprox]``."""
 
     fedprox: FedProxConfig = FedProxConfig()
     scaffold: ScaffoldConfig = ScaffoldConfig()
     feddyn: FedDynConfig = FedDynConfig()
+    moon: MoonConfig = MoonConfig()
 
 
 class RunConfig(_Model):

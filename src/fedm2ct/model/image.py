@@ -41,6 +41,11 @@ class ImageNetwork(nn.Module, ABC):
 
     modulated_channels: list[int]
 
+    @property
+    @abstractmethod
+    def bottleneck(self) -> nn.Module:
+        """The module whose output is the network's representation of an image."""
+
     def forward(self, x: Tensor, modulation: Modulation | None = None) -> Tensor:
         """Return the first channel of ``x``, corrected; shape ``(batch, 1, row, column)``."""
         return x[:, :1] + self.correction(x, list(modulation or ()))
@@ -75,6 +80,11 @@ class UNet(ImageNetwork):
         self.decode = nn.ModuleList(_conv(2 * w, w) for w in widths[:-1])
         self.last = _zero(_conv(width, 1))
         self.modulated_channels = [*widths, *reversed(widths[:-1])]
+
+    @property
+    def bottleneck(self) -> nn.Module:
+        """The coarsest level; see `ImageNetwork.bottleneck`."""
+        return self.encode[-1]
 
     def correction(self, x: Tensor, modulation: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Return the correction; see `ImageNetwork.correction`."""
@@ -112,6 +122,11 @@ class REDCNN(ImageNetwork):
         self.last = _zero(_conv(width, 1, kernel=5))
         self.modulated_channels = [width] * 9
 
+    @property
+    def bottleneck(self) -> nn.Module:
+        """The encoder's end; see `ImageNetwork.bottleneck`."""
+        return self.encode[-1]
+
     def correction(self, x: Tensor, modulation: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Return the correction; see `ImageNetwork.correction`."""
         h, skips = x, []
@@ -135,6 +150,11 @@ class ResNet(ImageNetwork):
         self.outer = nn.ModuleList(_zero(_conv(width, width)) for _ in range(blocks))
         self.last = _zero(_conv(width, 1))
         self.modulated_channels = [width] * blocks
+
+    @property
+    def bottleneck(self) -> nn.Module:
+        """The block in the middle; see `ImageNetwork.bottleneck`."""
+        return self.outer[(len(self.outer) - 1) // 2]
 
     def correction(self, x: Tensor, modulation: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Return the correction; see `ImageNetwork.correction`."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fedm2ct.model.backprojection import LearnableBackprojection
-from fedm2ct.model.image import PromptedNetwork, build_image_network
+from fedm2ct.model.image import ImageNetwork, PromptedNetwork, build_image_network
 from fedm2ct.model.prompt import condition_vector
 from fedm2ct.model.sinogram import SinogramNetwork
 from fedm2ct.physics.analytic import fbp
@@ -95,6 +95,13 @@ class SharedNetwork(nn.Module):
         super().__init__()
         network = build_image_network(name, 1, width)
         self.body = network if features is None else PromptedNetwork(network, features)
+
+    @property
+    def network(self) -> ImageNetwork:
+        """The image network itself, without its prompt."""
+        inner = self.body.network if isinstance(self.body, PromptedNetwork) else self.body
+        assert isinstance(inner, ImageNetwork)
+        return inner
 
     def forward(self, image: Tensor, condition: Tensor) -> Tensor:
         """Correct an image under a protocol's condition vector ``(features,)``."""

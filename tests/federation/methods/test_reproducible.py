@@ -20,6 +20,7 @@ VARIANTS = {
     "fednova": {"training": {"local_steps": 5}},
     "scaffold": {},
     "feddyn": {},
+    "moon": {"method": {"moon": {"mu": 5.0}}},
     "pooled": {},
     "fedm2ct": {},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},

@@ -11,6 +11,7 @@ from fedm2ct.federation.methods import (
     fedprox,
     local,
     local_public,
+    moon,
     pooled,
     scaffold,
 )
@@ -25,6 +26,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "fednova": fednova.build,
     "scaffold": scaffold.build,
     "feddyn": feddyn.build,
+    "moon": moon.build,
     "pooled": pooled.build,
     "fedm2ct": fedm2ct.build,
 }
