@@ -118,6 +118,12 @@ class MoonConfig(_Model):
     temperature: float = Field(default=0.5, gt=0)
 
 
+class FedRepConfig(_Model):
+    """FedRep: the head's share of a round's steps; the paper has 10 epochs of it to 1."""
+
+    head_share: float = Field(default=0.91, gt=0, lt=1)
+
+
 class MethodConfig(_Model):
     """What is each rival's own, a table a method: ``[method.fedprox]``."""
 
@@ -125,6 +131,7 @@ class MethodConfig(_Model):
     scaffold: ScaffoldConfig = ScaffoldConfig()
     feddyn: FedDynConfig = FedDynConfig()
     moon: MoonConfig = MoonConfig()
+    fedrep: FedRepConfig = FedRepConfig()
 
 
 class RunConfig(_Model):

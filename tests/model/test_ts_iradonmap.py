@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from fedm2ct.model.image import IMAGE_NETWORKS
+from fedm2ct.model.image import IMAGE_NETWORKS, build_image_network
 from fedm2ct.model.ts_iradonmap import ModelSpec, TSiRadonMAP
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.geometry import (
@@ -94,6 +94,39 @@ def test_every_name_is_declared_and_only_the_shared_network_is_shared() -> None:
     }
     assert not (set(model.shared_state()) & set(model.private_state()))
     assert not list(model.shared.buffers())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", IMAGE_NETWORKS)
+@pytest.mark.parametrize("prompted", [True, False])
+def test_a_part_of_the_shared_network_may_stay_at_the_site(name: str, prompted: bool) -> None:
+    def shared(kept: str) -> set[str]:
+        spec = ModelSpec(shared=name, width=2, prompted=prompted, kept=kept)  # type: ignore[arg-type]
+        model = TSiRadonMAP(protocol(GEOMETRIES["flat"]), spec)
+        assert set(model.shared_parameters()) == set(model.shared_state())
+        return set(model.shared_state())
+
+    network = "shared.body.network." if prompted else "shared.body."
+    whole = shared("nothing")
+    assert whole - shared("head") == {f"{network}last.weight", f"{network}last.bias"}
+    decoder = whole - shared("decoder")
+    assert {f"{network}last.weight", f"{network}last.bias"} < decoder
+    assert f"{network}{'encode' if name == 'redcnn' else 'first'}" in "".join(shared("decoder"))
+    assert whole - shared("prompt") == {n for n in whole if ".prompt." in n}
+    assert bool(whole - shared("prompt")) == prompted
+
+
+@pytest.mark.parametrize("name", IMAGE_NETWORKS)
+def test_the_decoder_is_what_the_bottleneck_does_not_need(name: str) -> None:
+    network = build_image_network(name, 1, 2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    seen: list[torch.Tensor] = []
+    network.bottleneck.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    network(torch.rand(1, 1, 16, 16))
+    seen[0].square().sum().backward()
+    later = {n for n, p in network.named_parameters() if p.grad is None}
+    named = {n for n, _ in network.named_parameters() if n.startswith(tuple(network.decoder))}
+    assert later == named
 
 
 def test_shared_states_of_sites_with_other_geometries_fit_one_another() -> None:

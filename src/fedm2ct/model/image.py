@@ -46,6 +46,11 @@ class ImageNetwork(nn.Module, ABC):
     def bottleneck(self) -> nn.Module:
         """The module whose output is the network's representation of an image."""
 
+    @property
+    @abstractmethod
+    def decoder(self) -> list[str]:
+        """Names of the modules that come after the bottleneck; `last` is one of them."""
+
     def forward(self, x: Tensor, modulation: Modulation | None = None) -> Tensor:
         """Return the first channel of ``x``, corrected; shape ``(batch, 1, row, column)``."""
         return x[:, :1] + self.correction(x, list(modulation or ()))
@@ -85,6 +90,11 @@ class UNet(ImageNetwork):
     def bottleneck(self) -> nn.Module:
         """The coarsest level; see `ImageNetwork.bottleneck`."""
         return self.encode[-1]
+
+    @property
+    def decoder(self) -> list[str]:
+        """The way up; see `ImageNetwork.decoder`."""
+        return ["up", "decode", "last"]
 
     def correction(self, x: Tensor, modulation: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Return the correction; see `ImageNetwork.correction`."""
@@ -127,6 +137,11 @@ class REDCNN(ImageNetwork):
         """The encoder's end; see `ImageNetwork.bottleneck`."""
         return self.encode[-1]
 
+    @property
+    def decoder(self) -> list[str]:
+        """The second half; see `ImageNetwork.decoder`."""
+        return ["decode", "last"]
+
     def correction(self, x: Tensor, modulation: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Return the correction; see `ImageNetwork.correction`."""
         h, skips = x, []
@@ -155,6 +170,12 @@ class ResNet(ImageNetwork):
     def bottleneck(self) -> nn.Module:
         """The block in the middle; see `ImageNetwork.bottleneck`."""
         return self.outer[(len(self.outer) - 1) // 2]
+
+    @property
+    def decoder(self) -> list[str]:
+        """The blocks after it; see `ImageNetwork.decoder`."""
+        later = range((len(self.outer) - 1) // 2 + 1, len(self.outer))
+        return [f"{part}.{i}" for part in ("inner", "outer") for i in later] + ["last"]
 
     def correction(self, x: Tensor, modulation: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Return the correction; see `ImageNetwork.correction`."""

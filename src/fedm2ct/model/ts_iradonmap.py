@@ -26,6 +26,7 @@ from fedm2ct.units import MU_WATER_PER_MM
 
 Coupling = Literal["side-by-side", "cascaded"]
 Ownership = Literal["shared", "private"]
+Kept = Literal["nothing", "head", "decoder", "prompt"]
 SHARED_PREFIX = "shared."
 
 
@@ -50,6 +51,9 @@ class ModelSpec:
     shared_input
         What the shared network corrects: the site's learned x0, or plain FBP, which looks the
         same at every site of a protocol, and at the server.
+    kept
+        Which part of the shared network stays at the site: its ``head`` (the last layer), its
+        ``decoder`` (all after the bottleneck), or its ``prompt``.
     consistency
         Whether the private network also sees the FBP of what its input image (the shared one's
         output where cascaded, else x0) leaves unexplained of the measurement.
@@ -64,6 +68,7 @@ class ModelSpec:
     cascade_from: Literal["shared", "initial"] = "shared"
     shared_input: Literal["fbp", "learned"] = "learned"
     consistency: bool = False
+    kept: Kept = "nothing"
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,22 @@ class Reconstruction:
 class SharedNetwork(nn.Module):
     """The part that travels: an image network, prompted or not. No buffers, no geometry."""
 
-    def __init__(self, name: str, width: int, features: int | None) -> None:
+    def __init__(self, name: str, width: int, features: int | None, kept: Kept = "nothing") -> None:
         super().__init__()
         network = build_image_network(name, 1, width)
         self.body = network if features is None else PromptedNetwork(network, features)
+        within = "body" if features is None else "body.network"
+        parts = {
+            "nothing": [],
+            "head": [f"{within}.last"],
+            "decoder": [f"{within}.{part}" for part in network.decoder],
+            "prompt": ["body.prompt"],
+        }
+        self._kept = tuple(f"{part}." for part in parts[kept])
+
+    def keeps(self, name: str) -> bool:
+        """Return whether a parameter stays at the site although the network is shared."""
+        return name.startswith(self._kept)
 
     @property
     def network(self) -> ImageNetwork:
@@ -132,7 +149,7 @@ class TSiRadonMAP(nn.Module):
         self.shared = None
         if spec.shared is not None:
             features = len(condition) if spec.prompted else None
-            self.shared = SharedNetwork(spec.shared, spec.width, features)
+            self.shared = SharedNetwork(spec.shared, spec.width, features, spec.kept)
         self.private = None
         if spec.private is not None:
             self.private = build_image_network(spec.private, self._private_inputs(), spec.width)
@@ -194,10 +211,12 @@ class TSiRadonMAP(nn.Module):
 
     def declare(self) -> dict[str, Ownership]:
         """Say for every parameter and every buffer of the state whether it is shared or private."""
-        return {
-            name: "shared" if name.startswith(SHARED_PREFIX) else "private"
-            for name in self.state_dict()
-        }
+        return {name: self._owner(name) for name in self.state_dict()}
+
+    def _owner(self, name: str) -> Ownership:
+        if self.shared is None or not name.startswith(SHARED_PREFIX):
+            return "private"
+        return "private" if self.shared.keeps(name.removeprefix(SHARED_PREFIX)) else "shared"
 
     def shared_parameters(self) -> dict[str, nn.Parameter]:
         """Return the shared parameters themselves, where they are."""

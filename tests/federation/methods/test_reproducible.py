@@ -21,6 +21,7 @@ VARIANTS = {
     "scaffold": {},
     "feddyn": {},
     "moon": {"method": {"moon": {"mu": 5.0}}},
+    "fedrep": {},
     "pooled": {},
     "fedm2ct": {},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},

@@ -9,6 +9,7 @@ from fedm2ct.federation.methods import (
     fednova,
     fedper,
     fedprox,
+    fedrep,
     local,
     local_public,
     moon,
@@ -27,6 +28,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "scaffold": scaffold.build,
     "feddyn": feddyn.build,
     "moon": moon.build,
+    "fedrep": fedrep.build,
     "pooled": pooled.build,
     "fedm2ct": fedm2ct.build,
 }

@@ -45,11 +45,13 @@ class Setup:
         assert spec.shared is not None
         features = len(condition_vector(self.tasks[0].protocol)) if spec.prompted else None
         with seeded_initialisation(self.seed, "weights", "shared"):
-            return SharedNetwork(spec.shared, spec.width, features)
+            return SharedNetwork(spec.shared, spec.width, features, spec.kept)
 
     def initial_shared(self, spec: ModelSpec) -> State:
         """Return the shared parameters of round 1, under the names that sites use."""
-        return with_prefix(self.shared_network(spec).state_dict())
+        network = self.shared_network(spec)
+        state = network.state_dict()
+        return with_prefix({n: t for n, t in state.items() if not network.keeps(n)})
 
 
 def with_prefix(state: State) -> State:
@@ -79,6 +81,8 @@ def federate(
 ) -> Halves:
     """Build both halves: a client from each site's trainer, a server from the initial parameters.
 
+    What a site keeps of the shared network starts alike everywhere, as what is sent does.
+
     Parameters
     ----------
     setup
@@ -89,5 +93,9 @@ def federate(
         The halves' constructors.
     """
     trainers = {task.name: setup.trainer(task, spec) for task in setup.tasks}
+    whole = setup.shared_network(spec).state_dict()
+    for trainer in trainers.values():
+        assert trainer.model.shared is not None
+        trainer.model.shared.load_state_dict(whole)
     clients = {name: client(trainer) for name, trainer in trainers.items()}
     return Halves(server(setup.initial_shared(spec)), clients, trainers)
