@@ -124,6 +124,12 @@ class FedRepConfig(_Model):
     head_share: float = Field(default=0.91, gt=0, lt=1)
 
 
+class DittoConfig(_Model):
+    """Ditto: how strongly the personal model is held; the paper's sites pick from 0.1, 1 and 2."""
+
+    lambda_personal: float = Field(default=1.0, ge=0)
+
+
 class MethodConfig(_Model):
     """What is each rival's own, a table a method: ``[method.fedprox]``."""
 
@@ -132,6 +138,7 @@ class MethodConfig(_Model):
     feddyn: FedDynConfig = FedDynConfig()
     moon: MoonConfig = MoonConfig()
     fedrep: FedRepConfig = FedRepConfig()
+    ditto: DittoConfig = DittoConfig()
 
 
 class RunConfig(_Model):

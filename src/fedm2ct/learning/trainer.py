@@ -197,7 +197,8 @@ class SiteTrainer:
         result = self.model(sinogram, analytical)
         own, scores = slice(len(self.task.validation)), {}
         if result.private is not None and result.shared is not None:
-            self.model.private_weight.fill_(best_weight(result.private, result.shared, truth))
+            if self.model.spec.output == "weighted":
+                self.model.private_weight.fill_(best_weight(result.private, result.shared, truth))
             scores["private_weight"] = float(self.model.private_weight)
             scores["val_private_psnr_db"] = validation_psnr(result.private[own], truth[own])
             scores["val_shared_psnr_db"] = validation_psnr(result.shared[own], truth[own])

@@ -54,6 +54,9 @@ class ModelSpec:
     kept
         Which part of the shared network stays at the site: its ``head`` (the last layer), its
         ``decoder`` (all after the bottleneck), or its ``prompt``.
+    output
+        What the site's reconstruction is where there are two networks: both, ``weighted`` on
+        validation slices, or the ``private`` one's image alone.
     consistency
         Whether the private network also sees the FBP of what its input image (the shared one's
         output where cascaded, else x0) leaves unexplained of the measurement.
@@ -69,6 +72,7 @@ class ModelSpec:
     shared_input: Literal["fbp", "learned"] = "learned"
     consistency: bool = False
     kept: Kept = "nothing"
+    output: Literal["weighted", "private"] = "weighted"
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ class TSiRadonMAP(nn.Module):
         self.protocol, self.spec = protocol, spec
         condition = condition_vector(protocol)
         self.register_buffer("condition", condition, persistent=False)
-        self.register_buffer("private_weight", torch.tensor(0.5))
+        weight = 1.0 if spec.output == "private" else 0.5
+        self.register_buffer("private_weight", torch.tensor(weight))
         self.sinogram = SinogramNetwork(protocol.geometry)
         self.backprojection = LearnableBackprojection(protocol.geometry, protocol.grid)
         if not spec.learn_projection:

@@ -22,6 +22,7 @@ VARIANTS = {
     "feddyn": {},
     "moon": {"method": {"moon": {"mu": 5.0}}},
     "fedrep": {},
+    "ditto": {},
     "pooled": {},
     "fedm2ct": {},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from fedm2ct.federation.methods import (
+    ditto,
     fedavg,
     feddyn,
     fedm2ct,
@@ -29,6 +30,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "feddyn": feddyn.build,
     "moon": moon.build,
     "fedrep": fedrep.build,
+    "ditto": ditto.build,
     "pooled": pooled.build,
     "fedm2ct": fedm2ct.build,
 }

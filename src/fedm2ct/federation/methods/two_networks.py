@@ -1,0 +1,30 @@
+"""The model of rivals that train two image networks at a site: their own and the shared one."""
+
+from fedm2ct.federation.methods.setup import Setup
+from fedm2ct.model.ts_iradonmap import ModelSpec
+
+
+def two_networks(setup: Setup, private: str) -> ModelSpec:
+    """Return a model of a private and a shared image network that do not see each other.
+
+    Both correct what the private sinogram network and back-projection, which learn from both, make
+    of a scan. The site's reconstruction is the private network's image: the papers' product is the
+    personal model. (FedM2CT weighs both; the shared network's own image is reported as well.)
+
+    Parameters
+    ----------
+    setup
+        What the method is built from.
+    private
+        The private network's architecture.
+    """
+    model = setup.config.model
+    return ModelSpec(
+        private=private,
+        shared=model.shared,
+        width=model.width,
+        prompted=False,
+        coupling="side-by-side",
+        learn_projection=model.learn_projection,
+        output="private",
+    )
