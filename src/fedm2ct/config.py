@@ -130,6 +130,12 @@ class DittoConfig(_Model):
     lambda_personal: float = Field(default=1.0, ge=0)
 
 
+class FinetunedConfig(_Model):
+    """FedAvg and fine-tuning: the share of the rounds in which each site goes on alone."""
+
+    share: float = Field(default=0.25, gt=0, le=1)
+
+
 class MethodConfig(_Model):
     """What is each rival's own, a table a method: ``[method.fedprox]``."""
 
@@ -139,6 +145,7 @@ class MethodConfig(_Model):
     moon: MoonConfig = MoonConfig()
     fedrep: FedRepConfig = FedRepConfig()
     ditto: DittoConfig = DittoConfig()
+    finetuned: FinetunedConfig = FinetunedConfig()
 
 
 class RunConfig(_Model):

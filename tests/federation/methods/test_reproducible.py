@@ -23,6 +23,7 @@ VARIANTS = {
     "moon": {"method": {"moon": {"mu": 5.0}}},
     "fedrep": {},
     "ditto": {},
+    "finetuned": {"method": {"finetuned": {"share": 0.7}}},
     "pooled": {},
     "fedm2ct": {},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},

@@ -11,6 +11,7 @@ from fedm2ct.federation.methods import (
     fedper,
     fedprox,
     fedrep,
+    finetuned,
     local,
     local_public,
     moon,
@@ -31,6 +32,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "moon": moon.build,
     "fedrep": fedrep.build,
     "ditto": ditto.build,
+    "finetuned": finetuned.build,
     "pooled": pooled.build,
     "fedm2ct": fedm2ct.build,
 }
