@@ -136,6 +136,13 @@ class FinetunedConfig(_Model):
     share: float = Field(default=0.25, gt=0, le=1)
 
 
+class FMLConfig(_Model):
+    """FML: how much the truth counts for the local model and for the meme; the rest is the peer."""
+
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    beta: float = Field(default=0.5, ge=0, le=1)
+
+
 class MethodConfig(_Model):
     """What is each rival's own, a table a method: ``[method.fedprox]``."""
 
@@ -146,6 +153,7 @@ class MethodConfig(_Model):
     fedrep: FedRepConfig = FedRepConfig()
     ditto: DittoConfig = DittoConfig()
     finetuned: FinetunedConfig = FinetunedConfig()
+    fml: FMLConfig = FMLConfig()
 
 
 class RunConfig(_Model):

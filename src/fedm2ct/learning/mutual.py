@@ -29,15 +29,26 @@ def supervised_loss(distance: Distance) -> Callable[[Reconstruction, Tensor], Te
     return loss
 
 
+def both_images(result: Reconstruction) -> tuple[Tensor, Tensor]:
+    """Return the private and the shared network's image.
+
+    Raises
+    ------
+    ValueError
+        When the model lacks one of the networks.
+    """
+    if result.private is None or result.shared is None:
+        raise ValueError("mutual learning needs both a private and a shared network")
+    return result.private, result.shared
+
+
 def mutual_loss(
     distance: Distance, lambda_private: float, lambda_shared: float
 ) -> Callable[[Reconstruction, Tensor], Tensor]:
     """Return L_P + L_S for a model with both networks; gradients do not cross between them."""
 
     def loss(result: Reconstruction, truth: Tensor) -> Tensor:
-        x, z = result.private, result.shared
-        if x is None or z is None:
-            raise ValueError("mutual learning needs both a private and a shared network")
+        x, z = both_images(result)
         total = distance(x, truth) + distance(z, truth)
         if lambda_private:
             total = total + lambda_private * distance(x, z.detach())

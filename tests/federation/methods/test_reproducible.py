@@ -24,6 +24,8 @@ VARIANTS = {
     "fedrep": {},
     "ditto": {},
     "finetuned": {"method": {"finetuned": {"share": 0.7}}},
+    "fml": {},
+    "fedkd": {},
     "pooled": {},
     "fedm2ct": {},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},
