@@ -7,9 +7,14 @@ import warnings
 import pytest
 import torch
 
-from fedm2ct.model.prompt import PromptMLP, PromptRangeWarning, condition_vector
-from fedm2ct.physics.geometry import equispaced_angles
-from fedm2ct.physics.protocols import PROTOCOLS
+from fedm2ct.model.prompt import (
+    PromptMLP,
+    PromptRangeWarning,
+    condition_vector,
+    hyperfed_condition,
+)
+from fedm2ct.physics.geometry import FanGeometry, ImageGrid, ParallelGeometry, equispaced_angles
+from fedm2ct.physics.protocols import PROTOCOLS, Protocol
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -71,3 +76,23 @@ def test_the_mlp_starts_at_identity_for_any_condition() -> None:
     for gamma, beta in mlp(torch.randn(3, 5)):
         assert not gamma.any()
         assert not beta.any()
+
+
+def test_hyperfed_s_condition_of_its_first_test_site() -> None:
+    """512 views, 368 bins, 1.33 mm, 2.5716 mm, 595 mm, 490.6 mm, 5e4 photons, by hand."""
+    geometry = FanGeometry(equispaced_angles(512), 368, 2.5716, 595.0, 595.0 + 490.6, "flat")
+    vector = hyperfed_condition(Protocol("one", geometry, ImageGrid(256, 256, 1.33), 5e4, 0.0))
+    expected = [4 / 6, 368 / 1024, 0.93 / 0.9, 2.3216 / 1.3, 445 / 400, 340.6 / 400, 1.19897 / 3]
+    assert vector.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_hyperfed_s_condition_does_not_see_the_span_and_a_parallel_beam_has_no_distances() -> None:
+    grid = ImageGrid(64, 64, 5.0)
+    vectors = [
+        hyperfed_condition(
+            Protocol("p", ParallelGeometry(equispaced_angles(90, span), 90, 4.0), grid, 1e5, 0.0)
+        )
+        for span in (math.pi, math.pi / 2)
+    ]
+    assert torch.equal(*vectors)
+    assert vectors[0][4:6].tolist() == [0.0, 0.0]

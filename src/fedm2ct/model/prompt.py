@@ -7,6 +7,7 @@ abstract (doi 10.34133/cbsystems.0376); the features chosen here are our own des
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +104,48 @@ def condition_vector(protocol: Protocol) -> Tensor:
         *_one_hot(protocol.anatomy, ANATOMIES),
     ]
     return torch.tensor(features, dtype=torch.float32)
+
+
+_HYPERFED_RANGES = (
+    (5.0, 11.0),  # log2 of the views
+    (0.0, 4.0),  # bins / 256
+    (0.4, 1.3),  # pixel, mm
+    (0.25, 1.55),  # detector pitch, mm
+    (150.0, 550.0),  # source to isocentre, mm
+    (150.0, 550.0),  # isocentre to detector, mm
+    (3.5, 6.5),  # log10 of the photons
+)
+
+
+def hyperfed_condition(protocol: Protocol) -> Tensor:
+    """Return HyperFed's condition of a protocol, shape ``(7,)``, float32.
+
+    Views, bins, pixel, pitch, both distances and photons, each scaled to 0 to 1 over the range of
+    the paper's protocols (arXiv 2206.03709 and its code). It does not see the angular span. Our
+    own: a parallel beam, which the paper has not, has no distances; both are 0.
+    """
+    geometry = protocol.geometry
+    source = detector = _HYPERFED_RANGES[4][0]
+    if isinstance(geometry, FanGeometry):
+        source = geometry.source_to_isocentre_mm
+        detector = geometry.source_to_detector_mm - source
+    values = (
+        math.log2(geometry.n_views),
+        geometry.n_bins / 256,
+        protocol.grid.pixel_mm,
+        geometry.detector_pitch_mm,
+        source,
+        detector,
+        math.log10(protocol.photons),
+    )
+    scaled = [(v - a) / (b - a) for v, (a, b) in zip(values, _HYPERFED_RANGES, strict=True)]
+    return torch.tensor(scaled, dtype=torch.float32)
+
+
+CONDITIONS: dict[str, Callable[[Protocol], Tensor]] = {
+    "protocol": condition_vector,
+    "hyperfed": hyperfed_condition,
+}
 
 
 class PromptMLP(nn.Module):

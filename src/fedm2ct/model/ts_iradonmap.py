@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedm2ct.model.backprojection import LearnableBackprojection
 from fedm2ct.model.image import ImageNetwork, PromptedNetwork, build_image_network
-from fedm2ct.model.prompt import condition_vector
+from fedm2ct.model.prompt import CONDITIONS
 from fedm2ct.model.sinogram import SinogramNetwork
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.operators import Projector
@@ -54,6 +54,8 @@ class ModelSpec:
     kept
         Which part of the shared network stays at the site: its ``head`` (the last layer), its
         ``decoder`` (all after the bottleneck), or its ``prompt``.
+    condition
+        What the prompt is told of the protocol: see `fedm2ct.model.prompt.CONDITIONS`.
     output
         What the site's reconstruction is where there are two networks: both, ``weighted`` on
         validation slices, or the ``private`` one's image alone.
@@ -73,6 +75,7 @@ class ModelSpec:
     consistency: bool = False
     kept: Kept = "nothing"
     output: Literal["weighted", "private"] = "weighted"
+    condition: Literal["protocol", "hyperfed"] = "protocol"
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class TSiRadonMAP(nn.Module):
     def __init__(self, protocol: Protocol, spec: ModelSpec) -> None:
         super().__init__()
         self.protocol, self.spec = protocol, spec
-        condition = condition_vector(protocol)
+        condition = CONDITIONS[spec.condition](protocol)
         self.register_buffer("condition", condition, persistent=False)
         weight = 1.0 if spec.output == "private" else 0.5
         self.register_buffer("private_weight", torch.tensor(weight))

@@ -6,7 +6,8 @@ import torch
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.method import Upload
 from fedm2ct.federation.methods import fedavg, fedrep
-from fedm2ct.federation.methods.fedrep import MeanServer, head_steps
+from fedm2ct.federation.methods.fedavg import MeanServer
+from fedm2ct.federation.methods.fedrep import head_steps
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")

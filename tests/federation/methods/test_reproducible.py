@@ -26,6 +26,7 @@ VARIANTS = {
     "finetuned": {"method": {"finetuned": {"share": 0.7}}},
     "fml": {},
     "fedkd": {},
+    "hyperfed": {},
     "pooled": {},
     "fedm2ct": {},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},

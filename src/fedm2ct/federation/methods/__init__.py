@@ -14,6 +14,7 @@ from fedm2ct.federation.methods import (
     fedrep,
     finetuned,
     fml,
+    hyperfed,
     local,
     local_public,
     moon,
@@ -37,6 +38,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "finetuned": finetuned.build,
     "fml": fml.build,
     "fedkd": fedkd.build,
+    "hyperfed": hyperfed.build,
     "pooled": pooled.build,
     "fedm2ct": fedm2ct.build,
 }

@@ -5,6 +5,8 @@ What is bound to a site's geometry (sinogram network, back-projection weights) h
 each site, cannot be averaged and stays analytical; `fedper` is FedAvg with that part private.
 """
 
+from dataclasses import replace
+
 from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload, weighted_average
 from fedm2ct.federation.methods.setup import Halves, Setup, federate
 from fedm2ct.federation.methods.site_client import SiteClient
@@ -26,6 +28,14 @@ class AveragingServer(ServerHalf):
     def aggregate(self, round_index: int, shared: State, uploads: list[Upload]) -> Aggregate:
         """Return the weighted average of the uploads."""
         return Aggregate(weighted_average(uploads))
+
+
+class MeanServer(AveragingServer):
+    """Averages; every site counts alike."""
+
+    def aggregate(self, round_index: int, shared: State, uploads: list[Upload]) -> Aggregate:
+        """Return the mean of the uploads."""
+        return Aggregate(weighted_average([replace(upload, samples=1) for upload in uploads]))
 
 
 def build(setup: Setup) -> Halves:

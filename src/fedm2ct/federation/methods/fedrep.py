@@ -16,8 +16,8 @@ round's steps, for the whole round has as many as any other method's.
 from dataclasses import replace
 
 from fedm2ct.errors import FedM2CTError
-from fedm2ct.federation.method import Aggregate, State, Upload, weighted_average
-from fedm2ct.federation.methods.fedavg import AveragingServer
+from fedm2ct.federation.method import State
+from fedm2ct.federation.methods.fedavg import MeanServer
 from fedm2ct.federation.methods.fedper import private_projection
 from fedm2ct.federation.methods.setup import Halves, Setup, federate
 from fedm2ct.federation.methods.site_client import LossOfRound, SiteClient
@@ -44,14 +44,6 @@ class AlternatingClient(SiteClient):
 
         loss = self.loss_of_round(round_index)
         return self.trainer.train_round(round_index, loss, fix_the_other)
-
-
-class MeanServer(AveragingServer):
-    """Averages; every site counts alike."""
-
-    def aggregate(self, round_index: int, shared: State, uploads: list[Upload]) -> Aggregate:
-        """Return the mean of the uploads."""
-        return Aggregate(weighted_average([replace(upload, samples=1) for upload in uploads]))
 
 
 def head_steps(share: float, steps: int) -> int:

@@ -11,7 +11,7 @@ from fedm2ct.federation.method import ClientHalf, ServerHalf, State
 from fedm2ct.learning.losses import DISTANCES, Distance
 from fedm2ct.learning.seeds import seeded_initialisation
 from fedm2ct.learning.trainer import SiteTask, SiteTrainer
-from fedm2ct.model.prompt import condition_vector
+from fedm2ct.model.prompt import CONDITIONS
 from fedm2ct.model.ts_iradonmap import SHARED_PREFIX, ModelSpec, SharedNetwork, TSiRadonMAP
 
 
@@ -43,7 +43,8 @@ class Setup:
     def shared_network(self, spec: ModelSpec) -> SharedNetwork:
         """Build the shared network; its weights depend on the seed only."""
         assert spec.shared is not None
-        features = len(condition_vector(self.tasks[0].protocol)) if spec.prompted else None
+        condition = CONDITIONS[spec.condition](self.tasks[0].protocol)
+        features = len(condition) if spec.prompted else None
         with seeded_initialisation(self.seed, "weights", "shared"):
             return SharedNetwork(spec.shared, spec.width, features, spec.kept)
 
