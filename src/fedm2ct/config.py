@@ -143,6 +143,12 @@ class FMLConfig(_Model):
     beta: float = Field(default=0.5, ge=0, le=1)
 
 
+class FedMRIConfig(_Model):
+    """FedMRI: weight of the contrastive regularisation; the default is ours."""
+
+    mu: float = Field(default=0.1, ge=0)
+
+
 class MethodConfig(_Model):
     """What is each rival's own, a table a method: ``[method.fedprox]``."""
 
@@ -154,6 +160,7 @@ class MethodConfig(_Model):
     ditto: DittoConfig = DittoConfig()
     finetuned: FinetunedConfig = FinetunedConfig()
     fml: FMLConfig = FMLConfig()
+    fedmri: FedMRIConfig = FedMRIConfig()
 
 
 class RunConfig(_Model):

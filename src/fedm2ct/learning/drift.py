@@ -48,6 +48,35 @@ def linear(parameters: Mapping[str, nn.Parameter], direction: Mapping[str, Tenso
     return add
 
 
+def weighted_contrast(
+    parameters: Mapping[str, nn.Parameter],
+    towards: Mapping[str, Tensor],
+    away: Mapping[str, Tensor],
+    strength: float,
+) -> Correction:
+    """Return the term ``strength |w - towards|_1 / |w - away|_1`` (FedMRI, arXiv 2112.05752).
+
+    The norms are taken over all parameters together. At ``w = away``, where the term is not
+    defined, it adds nothing.
+    """
+    near, far = on_devices_of(parameters, towards), on_devices_of(parameters, away)
+
+    @torch.no_grad()
+    def add(index: int) -> None:
+        to_near = {name: parameter - near[name] for name, parameter in parameters.items()}
+        to_far = {name: parameter - far[name] for name, parameter in parameters.items()}
+        p = torch.stack([t.abs().sum(dtype=torch.float64) for t in to_near.values()]).sum()
+        n = torch.stack([t.abs().sum(dtype=torch.float64) for t in to_far.values()]).sum()
+        if float(n) == 0.0:
+            return
+        pull, push = strength / float(n), strength * float(p) / float(n) ** 2
+        for name, parameter in parameters.items():
+            gradient_of(parameter).add_(to_near[name].sign(), alpha=pull)
+            gradient_of(parameter).sub_(to_far[name].sign(), alpha=push)
+
+    return add
+
+
 def together(*terms: Correction) -> Correction:
     """Return several terms, added one after the other."""
 

@@ -27,6 +27,7 @@ VARIANTS = {
     "fml": {},
     "fedkd": {},
     "hyperfed": {},
+    "fedmri": {},
     "pooled": {},
     "fedm2ct": {},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},

@@ -8,6 +8,7 @@ from fedm2ct.federation.methods import (
     feddyn,
     fedkd,
     fedm2ct,
+    fedmri,
     fednova,
     fedper,
     fedprox,
@@ -39,6 +40,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "fml": fml.build,
     "fedkd": fedkd.build,
     "hyperfed": hyperfed.build,
+    "fedmri": fedmri.build,
     "pooled": pooled.build,
     "fedm2ct": fedm2ct.build,
 }
