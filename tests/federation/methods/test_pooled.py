@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fedm2ct.federation.methods import pooled
+from fedm2ct.federation.methods import fedper, pooled, pooled_plain
 from fedm2ct.federation.methods.pooled import MEMBER
 from tests import tiny
 
@@ -44,6 +44,17 @@ def test_the_network_is_prompted_and_its_start_that_of_the_federation():
     torch.manual_seed(1)
     assert tiny.same(build()[0].trainers["B"].model.shared_state(), shared)
     assert not tiny.same(build(seed=4)[0].trainers["B"].model.shared_state(), shared)
+
+
+def test_without_a_prompt_the_model_and_its_start_are_fedper_s():
+    halves = pooled_plain.build(tiny.setup())
+    plain = fedper.build(tiny.setup())
+    assert tiny.same(halves.trainers["A"].model.shared_state(), plain.server.initial_shared())
+    for name, trainer in halves.trainers.items():
+        assert trainer.model.spec == plain.trainers[name].model.spec
+    halves.clients[MEMBER].fit(1, {})
+    a, b = (t.model.shared for t in halves.trainers.values())
+    assert a is b
 
 
 def test_restoring_brings_back_one_network_and_the_same_future():

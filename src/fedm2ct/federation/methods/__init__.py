@@ -20,6 +20,7 @@ from fedm2ct.federation.methods import (
     local_public,
     moon,
     pooled,
+    pooled_plain,
     scaffold,
 )
 from fedm2ct.federation.methods.setup import Halves, Setup
@@ -42,5 +43,6 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "hyperfed": hyperfed.build,
     "fedmri": fedmri.build,
     "pooled": pooled.build,
+    "pooled_plain": pooled_plain.build,
     "fedm2ct": fedm2ct.build,
 }

@@ -88,12 +88,17 @@ class PooledClient(ClientHalf):
 
 def build(setup: Setup) -> Halves:
     """Build both halves."""
+    return build_pooled(setup, prompted=True)
+
+
+def build_pooled(setup: Setup, *, prompted: bool) -> Halves:
+    """Build both halves, with a prompted network or a plain one."""
     model = setup.config.model
     spec = ModelSpec(
         private=None,
         shared=model.shared,
         width=model.width,
-        prompted=True,
+        prompted=prompted,
         learn_projection=model.learn_projection,
     )
     trainers = {task.name: setup.trainer(task, spec) for task in setup.tasks}
