@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fedm2ct.model.backprojection import LearnableBackprojection
+from fedm2ct.model.frequency import FrequencyNetwork
 from fedm2ct.model.image import ImageNetwork, PromptedNetwork, build_image_network
 from fedm2ct.model.prompt import CONDITIONS
 from fedm2ct.model.sinogram import SinogramNetwork
@@ -26,7 +27,7 @@ from fedm2ct.units import MU_WATER_PER_MM
 
 Coupling = Literal["side-by-side", "cascaded"]
 Ownership = Literal["shared", "private"]
-Kept = Literal["nothing", "head", "decoder", "prompt"]
+Kept = Literal["nothing", "head", "decoder", "prompt", "low"]
 SHARED_PREFIX = "shared."
 
 
@@ -53,7 +54,8 @@ class ModelSpec:
         same at every site of a protocol, and at the server.
     kept
         Which part of the shared network stays at the site: its ``head`` (the last layer), its
-        ``decoder`` (all after the bottleneck), or its ``prompt``.
+        ``decoder`` (all after the bottleneck), or its ``prompt``. With ``low`` the image is split
+        by frequency, each band has a network, and the low band's stays.
     condition
         What the prompt is told of the protocol: see `fedm2ct.model.prompt.CONDITIONS`.
     output
@@ -105,16 +107,18 @@ class SharedNetwork(nn.Module):
 
     def __init__(self, name: str, width: int, features: int | None, kept: Kept = "nothing") -> None:
         super().__init__()
-        network = build_image_network(name, 1, width)
-        self.body = network if features is None else PromptedNetwork(network, features)
-        within = "body" if features is None else "body.network"
-        parts = {
-            "nothing": [],
-            "head": [f"{within}.last"],
-            "decoder": [f"{within}.{part}" for part in network.decoder],
-            "prompt": ["body.prompt"],
-        }
-        self._kept = tuple(f"{part}." for part in parts[kept])
+        self.body: nn.Module
+        if kept == "low":
+            assert features is None, "the networks of frequency bands take no prompt"
+            self.body = FrequencyNetwork(name, width)
+            parts = ["low"]
+        else:
+            network = build_image_network(name, 1, width)
+            self.body = network if features is None else PromptedNetwork(network, features)
+            within = "" if features is None else "network."
+            later = {"nothing": [], "head": ["last"], "decoder": network.decoder, "prompt": []}
+            parts = ["prompt"] if kept == "prompt" else [within + part for part in later[kept]]
+        self._kept = tuple(f"body.{part}." for part in parts)
 
     def keeps(self, name: str) -> bool:
         """Return whether a parameter stays at the site although the network is shared."""

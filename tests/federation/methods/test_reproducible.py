@@ -28,6 +28,7 @@ VARIANTS = {
     "fedkd": {},
     "hyperfed": {},
     "fedmri": {},
+    "fedfdd": {},
     "pooled": {},
     "pooled_plain": {},
     "fedm2ct": {},
