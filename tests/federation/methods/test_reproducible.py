@@ -29,6 +29,7 @@ VARIANTS = {
     "hyperfed": {},
     "fedmri": {},
     "fedfdd": {},
+    "sc3fl": {},
     "pooled": {},
     "pooled_plain": {},
     "fedm2ct": {},

@@ -19,7 +19,7 @@ def n_bytes(state):
 
 def traffic(method):
     """Return the bytes that a site receives and sends in a round, with the default networks."""
-    setup = tiny.setup(model=ModelConfig().model_dump(), fedm2ct={"meta_steps": 0})
+    setup = tiny.setup(model=ModelConfig().model_dump())
     server = METHODS[method](setup).server
     down = server.initial_shared()
     return n_bytes(down) + n_bytes(server.upload_like(down))

@@ -22,6 +22,7 @@ from fedm2ct.federation.methods import (
     moon,
     pooled,
     pooled_plain,
+    sc3fl,
     scaffold,
 )
 from fedm2ct.federation.methods.setup import Halves, Setup
@@ -44,6 +45,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "hyperfed": hyperfed.build,
     "fedmri": fedmri.build,
     "fedfdd": fedfdd.build,
+    "sc3fl": sc3fl.build,
     "pooled": pooled.build,
     "pooled_plain": pooled_plain.build,
     "fedm2ct": fedm2ct.build,

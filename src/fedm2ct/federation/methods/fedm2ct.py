@@ -65,7 +65,8 @@ def _source(setup: Setup) -> MetaSource | None:
     return ContributedMetaSet(given, config.held_out)
 
 
-def _metamodel(setup: Setup, spec: ModelSpec) -> Metamodel | None:
+def build_metamodel(setup: Setup, spec: ModelSpec) -> Metamodel | None:
+    """Build the server's metamodel for the sites' model; None where there is no meta-set."""
     source = _source(setup)
     if source is None:
         return None
@@ -126,5 +127,5 @@ def build(setup: Setup) -> Halves:
         name: SiteClient(trainer, loss_of_round, validate_download=True, validate_training=True)
         for name, trainer in trainers.items()
     }
-    server = MetaServer(initial, _metamodel(setup, spec), own.alpha)
+    server = MetaServer(initial, build_metamodel(setup, spec), own.alpha)
     return Halves(server, dict(clients), trainers)
