@@ -149,6 +149,12 @@ class FedMRIConfig(_Model):
     mu: float = Field(default=0.1, ge=0)
 
 
+class ScanPhysFedConfig(_Model):
+    """SCAN-PhysFed: weight of the term that keeps protocols' codes apart, as in its code."""
+
+    weight: float = Field(default=1e-4, ge=0)
+
+
 class MethodConfig(_Model):
     """What is each rival's own, a table a method: ``[method.fedprox]``."""
 
@@ -161,6 +167,7 @@ class MethodConfig(_Model):
     finetuned: FinetunedConfig = FinetunedConfig()
     fml: FMLConfig = FMLConfig()
     fedmri: FedMRIConfig = FedMRIConfig()
+    scanphysfed: ScanPhysFedConfig = ScanPhysFedConfig()
 
 
 class RunConfig(_Model):

@@ -162,6 +162,11 @@ class PromptMLP(nn.Module):
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(nn.Linear(features, hidden), nn.SiLU(), last)
 
+    def code(self, condition: Tensor) -> Tensor:
+        """Return what the hidden layer makes of ``(..., features)``; shape ``(..., hidden)``."""
+        hidden: Tensor = self.layers[:-1](condition)
+        return hidden
+
     def forward(self, condition: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Map ``(batch, features)`` to (gamma, beta) of shape ``(batch, channels, 1, 1)`` each."""
         numbers = self.layers(condition)[:, :, None, None]

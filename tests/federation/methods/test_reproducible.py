@@ -30,6 +30,7 @@ VARIANTS = {
     "fedmri": {},
     "fedfdd": {},
     "sc3fl": {},
+    "scanphysfed": {"method": {"scanphysfed": {"weight": 1.0}}},
     "pooled": {},
     "pooled_plain": {},
     "fedm2ct": {},

@@ -24,6 +24,7 @@ from fedm2ct.federation.methods import (
     pooled_plain,
     sc3fl,
     scaffold,
+    scanphysfed,
 )
 from fedm2ct.federation.methods.setup import Halves, Setup
 
@@ -46,6 +47,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "fedmri": fedmri.build,
     "fedfdd": fedfdd.build,
     "sc3fl": sc3fl.build,
+    "scanphysfed": scanphysfed.build,
     "pooled": pooled.build,
     "pooled_plain": pooled_plain.build,
     "fedm2ct": fedm2ct.build,
