@@ -26,7 +26,16 @@ from fedm2ct.pipeline.unit import CONVENTIONAL, is_finished, run_unit, unit_fold
 from fedm2ct.report.html import write_report
 
 Event = dict[str, Any]
-_COST = {"fedm2ct": 3, "fbp": 0}
+_COST = {
+    "fedm2ct": 3,
+    "sc3fl": 2,
+    "moon": 2,
+    "ditto": 2,
+    "fml": 2,
+    "fedkd": 2,
+    "fedfdd": 2,
+    "fbp": 0,
+}
 """Relative cost of a method, 1 if not here: the costliest starts first, which evens out workers."""
 _SLICES = ".slices"
 
