@@ -27,4 +27,6 @@ def test_a_stored_model_reconstructs_the_same(method, tmp_path):
     before, after = outputs_of(trainer.model), outputs_of(loaded)
     assert before.keys() == after.keys()
     for name, reconstruct in before.items():
-        assert torch.equal(reconstruct(sinogram), after[name](sinogram)), name
+        expected, image = reconstruct(sinogram), after[name](sinogram)
+        # a trainer lays weights out otherwise, so convolutions add up in another order
+        assert (image - expected).abs().max() < 1e-4 * expected.abs().max(), name

@@ -54,7 +54,7 @@ class ControlledClient(SiteClient):
         loss = self.loss_of_round(round_index)
         mean_loss = self.trainer.train_round(round_index, loss, together(record, towards))
         steps = self.trainer.training.local_steps
-        control = {n: (t / steps).float().cpu().contiguous() for n, t in total.items()}
+        control = {n: (t / steps).float().cpu() for n, t in total.items()}
         self.change = {n: control[n] - own for n, own in self.memory.items()}
         self.memory = control
         return mean_loss

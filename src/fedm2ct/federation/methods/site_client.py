@@ -53,6 +53,8 @@ class SiteClient(ClientHalf):
         if self.validate_download:
             metrics.update(self.trainer.validate())
         metrics["loss"] = self.train(round_index, shared)
+        # As a file would bring it back: a sum over it must not depend on its layout in memory.
+        self.memory = {n: t.detach().cpu().contiguous() for n, t in self.memory.items()}
         if self.validate_training:
             metrics.update(self.trainer.validate())
         samples = len(self.trainer.train_data)
