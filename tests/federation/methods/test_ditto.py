@@ -7,6 +7,8 @@ from fedm2ct.federation.methods import ditto
 from fedm2ct.learning.trainer import part_of
 from tests import tiny
 
+from .gradients import close, watch_steps
+
 pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
 
 
@@ -63,28 +65,16 @@ def test_the_term_pulls_to_this_round_s_download():
 def test_the_gradients_are_the_two_losses_own(monkeypatch):
     """grad F_k(w) for w; grad F_k(v) + lambda (v - w^t) for v: neither depends on the other."""
     halves = build(7.0)
-    trainer, start = halves.trainers["A"], halves.server.initial_shared()
-    model, network = trainer.model, trainer.model.private
-    anchor, seen, backward = part_of(start, "shared.body."), [], torch.Tensor.backward
-
-    def recording(tensor):
-        backward(tensor)
-        seen.append({n: p.grad.clone() for n, p in model.named_parameters()})
-
-    step = trainer.optimiser.step
-
-    def checking():
-        for name, parameter in network.named_parameters():
-            expected = seen[-1][f"private.{name}"] + 7.0 * (parameter.detach() - anchor[name])
-            assert torch.allclose(parameter.grad, expected, rtol=1e-5, atol=1e-7)
-        for name, parameter in model.shared.named_parameters():
-            assert torch.equal(parameter.grad, seen[-1][f"shared.{name}"])
-        return step()
-
-    monkeypatch.setattr(torch.Tensor, "backward", recording)
-    trainer.optimiser.step = checking
+    start = halves.server.initial_shared()
+    anchor = part_of(start, "shared.body.")
+    steps = watch_steps(monkeypatch, halves.trainers["A"])
     halves.clients["A"].fit(1, start)
-    assert len(seen) == trainer.training.local_steps
+    assert len(steps) == 2
+    for step in steps:
+        for name, given in step.given.items():
+            part, _, inner = name.partition(".")
+            term = 7.0 * (step.parameters[name] - anchor[inner]) if part == "private" else 0.0
+            assert close(given, step.own[name] + term)
 
 
 def test_the_product_is_the_personal_model():

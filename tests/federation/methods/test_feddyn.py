@@ -10,6 +10,8 @@ from fedm2ct.federation.methods.feddyn import DynamicServer
 from fedm2ct.learning.drift import linear, proximal, together
 from tests import tiny
 
+from .gradients import close, watch_steps
+
 pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
 
 
@@ -48,6 +50,24 @@ def test_a_site_s_state_is_what_it_was_held_by():
         expected = {n: g - 0.5 * (sent[n] - start[n]) for n, g in expected.items()}
         assert tiny.same(client.memory, expected)
     assert any(float(g.abs().max()) > 0 for g in expected.values())
+
+
+def test_each_gradient_holds_both_terms(monkeypatch):
+    """grad L_k - g_k + alpha (w - w^t) on the image network, grad L_k elsewhere."""
+    halves = feddyn.build(tiny.setup(method={"feddyn": {"alpha": 5.0}}))
+    client, start = halves.clients["A"], halves.server.initial_shared()
+    source = torch.Generator().manual_seed(8)
+    own = {n: torch.randn(t.shape, generator=source) for n, t in start.items()}
+    client.memory = dict(own)
+    steps = watch_steps(monkeypatch, halves.trainers["A"])
+    client.fit(1, start)
+    assert len(steps) == 2
+    for step in steps:
+        for name, given in step.given.items():
+            term = 0.0
+            if name in start:
+                term = 5.0 * (step.parameters[name] - start[name]) - own[name]
+            assert close(given, step.own[name] + term)
 
 
 def test_sites_with_unlike_losses_agree_where_their_sum_is_least():

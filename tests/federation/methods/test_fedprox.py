@@ -1,10 +1,11 @@
 """FedProx: the proximal term holds the image network, and nothing else."""
 
 import pytest
-import torch
 
 from fedm2ct.federation.methods import fedper, fedprox
 from tests import tiny
+
+from .gradients import close, watch_steps
 
 pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
 
@@ -39,25 +40,12 @@ def test_the_first_gradient_is_the_loss_s_own():
 def test_each_gradient_holds_the_term(monkeypatch):
     """What the optimiser is given is grad F_k + mu (w - w^t) on the image network only."""
     halves = fedprox.build(tiny.setup(method={"fedprox": {"mu": 7.0}}))
-    trainer, start = halves.trainers["A"], halves.server.initial_shared()
-    before = {}
-    backward = torch.Tensor.backward
-
-    def recording(tensor):
-        backward(tensor)
-        before.update({n: p.grad.clone() for n, p in trainer.model.named_parameters()})
-
-    step = trainer.optimiser.step
-
-    def checking():
-        for name, parameter in trainer.model.named_parameters():
-            expected = before[name]
-            if name in start:
-                expected = expected + 7.0 * (parameter.detach() - start[name])
-            assert torch.allclose(parameter.grad, expected, rtol=1e-5, atol=1e-7)
-        return step()
-
-    monkeypatch.setattr(torch.Tensor, "backward", recording)
-    trainer.optimiser.step = checking
+    start = halves.server.initial_shared()
+    steps = watch_steps(monkeypatch, halves.trainers["A"])
     halves.clients["A"].fit(1, start)
-    assert len(before) > len(start)
+    assert len(steps) == 2
+    for step in steps:
+        for name, given in step.given.items():
+            term = 7.0 * (step.parameters[name] - start[name]) if name in start else 0.0
+            assert close(given, step.own[name] + term)
+    assert step.own.keys() > start.keys()

@@ -10,6 +10,8 @@ from fedm2ct.federation.methods.site_client import parameters_of
 from fedm2ct.learning.trainer import part_of
 from tests import tiny
 
+from .gradients import close, watch_steps
+
 pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
 
 
@@ -63,6 +65,24 @@ def test_the_new_control_is_the_paper_s_option_two_under_sgd():
         assert torch.allclose(client.memory[name], expected, atol=2e-4), name
         change = client.memory[name] - before[name]
         assert torch.equal(sent[f"control.{name}"], change)
+
+
+def test_each_gradient_is_corrected_by_the_difference_of_controls(monkeypatch):
+    halves = scaffold.build(tiny.setup())
+    client, x = halves.clients["A"], halves.server.initial_shared()
+    source = torch.Generator().manual_seed(2)
+    for name in part_of(x, "control."):
+        x[f"control.{name}"] = torch.randn(x[name].shape, generator=source)
+        client.memory[name] = torch.randn(x[name].shape, generator=source)
+    before = dict(client.memory)
+    steps = watch_steps(monkeypatch, halves.trainers["A"])
+    client.fit(1, x)
+    for step in steps:
+        for name, given in step.given.items():
+            term = x[f"control.{name}"] - before[name] if name in before else 0.0
+            assert close(given, step.own[name] + term)
+    for name, control in client.memory.items():
+        assert close(control, sum(step.own[name] for step in steps) / len(steps))
 
 
 def test_the_first_round_is_fedper_s():
