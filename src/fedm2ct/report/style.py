@@ -13,8 +13,8 @@ LABELS = {
 }
 """Names to print, in the order of printing; other methods follow, by name."""
 
-REFERENCE_METHOD = "pooled"
-"""The reference that no federation may use: the patients' images leave their sites."""
+REFERENCE_METHODS = ("pooled", "pooled_plain")
+"""The references that no federation may use: the patients' images leave their sites."""
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and by line style when printed grey.
 LineStyle = str | tuple[int, tuple[int, ...]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedm2ct.report.curves import History, bytes_per_round
-from fedm2ct.report.style import REFERENCE_METHOD, label, ordered
+from fedm2ct.report.style import REFERENCE_METHODS, label, ordered
 
 MISSING = "–"
 _MINUS = "−"
@@ -88,13 +88,13 @@ def metric_rows(summary: Mapping[str, Any], metric: Metric, sites: Sequence[str]
         intervals[method] = f"[{', '.join(texts)}]" if len(texts) == 2 else ""
     best = []
     for column in range(len(sites) + 1):
-        competing = [values[m][column] for m in methods if m != REFERENCE_METHOD]
+        competing = [values[m][column] for m in methods if m not in REFERENCE_METHODS]
         numbers = [value for value in competing if value is not None]
         choose = max if metric.more_is_better else min
         best.append(choose(numbers) if len(numbers) > 1 else None)
     rows = []
     for method in methods:
-        reference = method == REFERENCE_METHOD
+        reference = method in REFERENCE_METHODS
         cells = [
             Cell(
                 _printed(value, metric.digits),
