@@ -78,7 +78,7 @@ def test_the_gradients_are_the_two_losses_own(monkeypatch):
 
 
 def test_the_product_is_the_personal_model():
-    halves = build()
+    halves = build(learning_rate=0.02, local_steps=10)  # far enough for the two to differ
     client, trainer = halves.clients["A"], halves.trainers["A"]
     metrics = client.fit(1, halves.server.initial_shared()).metrics
     assert metrics["private_weight"] == 1.0
