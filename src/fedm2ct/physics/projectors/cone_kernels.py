@@ -17,16 +17,13 @@ the compiler from using vector instructions (measured: a factor of two).
 
 from typing import Any
 
-import numba
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from fedm2ct.physics.projectors.lanes import Array
+from fedm2ct.physics.projectors.lanes import inline as _inline
+from fedm2ct.physics.projectors.lanes import jit as _jit
+
 Table = tuple[Any, ...]
-
-_FAST = {"reassoc", "contract", "arcp", "nsz"}  # not nnan, ninf: a NaN must come out as a NaN
-_jit = numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
-_inline = numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy", inline="always")
 
 
 @_inline
