@@ -1,8 +1,9 @@
 """The CPU backend: numba kernels on lanes, cut over as many threads as torch is told to use."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fedm2ct.physics.geometry import Geometry, ImageGrid
@@ -39,7 +40,7 @@ class CpuBackend(Backend):
         sinogram = image.new_empty(len(image), *self.geometry.shape)
         for one in self._ray_passes(len(image), footprint):
             for part, lanes, rows in _chunks(one, one.shape, image):
-                packed = image.new_zeros(*one.rays.start.shape, _width(lanes)).numpy()
+                packed = _zeros((*one.rays.start.shape, _width(lanes)), image)
                 forward, _ = ray_kernels(_width(lanes), footprint == "joseph")
                 in_threads(
                     forward, len(packed), _array(image[part]), rows, lanes, one.rays,
@@ -50,7 +51,7 @@ class CpuBackend(Backend):
     def project_adjoint(  # noqa: D102
         self, sinogram: Tensor, footprint: Footprint = "joseph"
     ) -> Tensor:
-        image = sinogram.new_zeros(len(sinogram), *self.grid.shape)
+        image = torch.from_numpy(_zeros((len(sinogram), *self.grid.shape), sinogram))
         for one in self._ray_passes(len(sinogram), footprint):
             for part, lanes, rows in _chunks(one, one.shape, sinogram):
                 packed = sinogram.new_empty(*one.rays.start.shape, _width(lanes)).numpy()
@@ -59,18 +60,18 @@ class CpuBackend(Backend):
                     pack_sinogram, len(packed), _array(sinogram[part]), one.rays.lengths, nothing,
                     one.views, lanes, packed,
                 )  # fmt: skip
-                turned = image.new_zeros(image[part].transpose(1, 2).shape)
+                turned = _zeros(image[part].transpose(1, 2).shape, image)
                 _, transposed = ray_kernels(_width(lanes), footprint == "joseph")
                 in_threads(
                     transposed, _pairs(one.shape, rows), packed, rows, lanes, one.rays, one.shape,
-                    image[part].numpy(), turned.numpy(),
+                    image[part].numpy(), turned,
                 )  # fmt: skip
-                image[part] += turned.transpose(1, 2)
+                _add_turned(image[part].numpy(), turned, lanes)
         return image
 
     def backproject(self, sinogram: Tensor, weights: Tensor | None = None) -> Tensor:  # noqa: D102
         one, bins = self._pixel_pass(len(sinogram)), self.geometry.n_bins
-        image = sinogram.new_zeros(len(sinogram), *self.grid.shape)
+        image = torch.from_numpy(_zeros((len(sinogram), *self.grid.shape), sinogram))
         factors = sinogram.new_empty(0, 0) if weights is None else weights.to(sinogram.dtype)
         for part, lanes, rows in _chunks(one, self.grid.shape, sinogram):
             rows = min(rows, _PIXEL_ROWS)
@@ -80,21 +81,21 @@ class CpuBackend(Backend):
                 pack_sinogram, len(packed), _array(sinogram[part]), nothing, _array(factors),
                 one.views, lanes, packed,
             )  # fmt: skip
-            turned = image.new_zeros(image[part].transpose(1, 2).shape)
-            forward, _ = pixel_kernels(_width(lanes))
+            turned = _zeros(image[part].transpose(1, 2).shape, image)
+            forward, _ = pixel_kernels(_width(lanes), one.kind)
             in_threads(
                 forward, _pairs(self.grid.shape, rows), packed, rows, lanes, one.pixels,
-                image[part].numpy(), turned.numpy(),
+                image[part].numpy(), turned,
             )  # fmt: skip
-            image[part] += turned.transpose(1, 2)
+            _add_turned(image[part].numpy(), turned, lanes)
         return image
 
     def backproject_adjoint(self, image: Tensor) -> Tensor:  # noqa: D102
         one, bins = self._pixel_pass(len(image)), self.geometry.n_bins
         sinogram = image.new_empty(len(image), *self.geometry.shape)
         for part, lanes, rows in _chunks(one, self.grid.shape, image):
-            packed = image.new_zeros(len(one.views.views), bins + 2, _width(lanes)).numpy()
-            _, transposed = pixel_kernels(_width(lanes))
+            packed = _zeros((len(one.views.views), bins + 2, _width(lanes)), image)
+            _, transposed = pixel_kernels(_width(lanes), one.kind)
             in_threads(
                 transposed, len(packed), _array(image[part]), rows, lanes, one.pixels,
                 one.views, packed, sinogram[part].numpy(), pieces=1,
@@ -125,6 +126,21 @@ def _chunks(
         rows = _BLOCK_BYTES // ((shape[1] + 2) * width * batch.element_size())
         lanes = make_lanes(one.elements, one.slots, count, width)
         yield slice(begin, begin + count), lanes, max(1, min(shape[0], rows))
+
+
+def _zeros(shape: Sequence[int], like: Tensor) -> Array:
+    """Return zeros of a tensor's dtype.
+
+    By numpy: after a parallel operation torch's own threads stay busy waiting for the next one
+    for some milliseconds, on the very processors that the kernels' threads are to run on.
+    """
+    return np.zeros(shape, like.numpy().dtype)
+
+
+def _add_turned(images: Array, turned: Array, lanes: Lanes) -> None:
+    """Add what transposed lanes have summed, if there are any; not by torch, as in `_zeros`."""
+    if lanes.transposed.any():
+        images += turned.transpose(0, 2, 1)
 
 
 def _width(lanes: Lanes) -> int:

@@ -44,10 +44,11 @@ class RayPass:
 
 @dataclass(frozen=True)
 class PixelPass:
-    """The sweep over the base views' pixels; attributes as those of `RayPass`."""
+    """The sweep over the base views' pixels; attributes as those of `RayPass` and `PixelTable`."""
 
     elements: tuple[Element, ...]
     slots: tuple[int, ...]
+    kind: int
     views: Views
     pixels: Pixels
 
@@ -57,11 +58,11 @@ def pixel_pass(geometry: Geometry, grid: ImageGrid, batch: int) -> PixelPass:
     groups = view_groups(geometry, grid, batch)
     p, base = pixel_table(geometry, grid), groups.base
     pixels = Pixels(
-        p.kind, p.cos[base], p.sin[base], p.x, p.y, p.along[base], p.across[base],
+        p.cos[base], p.sin[base], p.x, p.y, p.along[base], p.across[base],
         p.behind_mm, p.detector_mm, p.scale, p.first, p.bins, p.atan,
     )  # fmt: skip
     views = make_views(groups, geometry.n_bins, np.empty((0, 0), np.uint8), BOTH)
-    return PixelPass(groups.elements, tuple(range(len(groups.elements))), views, pixels)
+    return PixelPass(groups.elements, tuple(range(len(groups.elements))), p.kind, views, pixels)
 
 
 def ray_passes(

@@ -34,7 +34,6 @@ Neighbours fall on the same bin: the sum that one has stored would be waited for
 class Pixels(NamedTuple):
     """A `PixelTable` of the base views, for kernels."""
 
-    kind: int
     cos: Array
     sin: Array
     x: Array
@@ -50,7 +49,9 @@ class Pixels(NamedTuple):
 
 
 @inline
-def _on_detector(g: int, i: int, p: Pixels, index: Array, low: Array, high: Array) -> None:
+def _on_detector(
+    kind: int, g: int, i: int, p: Pixels, index: Array, low: Array, high: Array
+) -> None:
     """Find each pixel of row ``i`` on base view ``g``'s padded detector.
 
     ``index`` is the bin before it, ``low`` and ``high`` are the distance weight times the share
@@ -62,10 +63,10 @@ def _on_detector(g: int, i: int, p: Pixels, index: Array, low: Array, high: Arra
     for j in range(p.x.shape[0]):
         at = p.y[i] * c - p.x[j] * s
         weight = 1.0
-        if p.kind != PARALLEL:
+        if kind != PARALLEL:
             near, side = 1.0 / (source - p.x[j] * c - p.y[i] * s), at - aside
             ratio = side * near
-            if p.kind == FLAT:
+            if kind == FLAT:
                 at = aside + ratio * (source + p.behind_mm)
                 weight = source * near * source * near
             else:
@@ -75,7 +76,7 @@ def _on_detector(g: int, i: int, p: Pixels, index: Array, low: Array, high: Arra
                 for m in range(11, -1, -1):
                     at = at * q + p.atan[m]
                 at *= ratio
-                if p.kind == CURVED_SHIFTED:  # to the angle seen from the nominal source
+                if kind == CURVED_SHIFTED:  # to the angle seen from the nominal source
                     z = (ahead * ratio - aside) / (np.sqrt(1.0 + q) * p.detector_mm)
                     at -= z * (1.0 + z * z * (1.0 / 6.0 + z * z * 3.0 / 40.0))  # arc sine
         k = min(max(p.first + at * p.scale, 0.0), top)
@@ -86,8 +87,12 @@ def _on_detector(g: int, i: int, p: Pixels, index: Array, low: Array, high: Arra
 
 
 @cache
-def pixel_kernels(lanes: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the back-projector and its transpose for a number of lanes."""
+def pixel_kernels(lanes: int, kind: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the back-projector and its transpose for a number of lanes.
+
+    ``lanes`` and ``kind`` are constants to the compiler, which would otherwise compute every kind
+    of detector for each pixel.
+    """
 
     @jit
     def forward(
@@ -105,7 +110,7 @@ def pixel_kernels(lanes: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
             block[:] = 0
             for g in range(groups):
                 for i in range(first, last):
-                    _on_detector(g, i, p, index, low, high)
+                    _on_detector(kind, g, i, p, index, low, high)
                     start = ((i - first) * (columns + 2) + 1) * lanes
                     for j in range(columns):
                         k = g * row + index[j] * lanes
@@ -133,7 +138,7 @@ def pixel_kernels(lanes: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
             pack_rows(images, lane, first, last, block)
             for g in range(begin, end):
                 for i in range(first, last):
-                    _on_detector(g, i, p, index, low, high)
+                    _on_detector(kind, g, i, p, index, low, high)
                     start = ((i - first) * (columns + 2) + 1) * lanes
                     for phase in range(_STRIDE):
                         for j in range(phase, columns, _STRIDE):
