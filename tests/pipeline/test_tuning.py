@@ -30,7 +30,7 @@ def jobs_here(jobs, workers, on_event):
 
 
 @pytest.fixture
-def here(monkeypatch, one_thread):
+def here(monkeypatch, one_thread, small_phantoms, two_sites):
     monkeypatch.setattr(tuning, "run_jobs", jobs_here)
 
 

@@ -65,7 +65,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _number(value: float | None, digits: int, sign: str = "") -> str:
-    text = MISSING if value is None else f"{value:{sign}.{digits}f}"
+    if value is None:
+        return MISSING
+    text = f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # adding 0 makes a minus zero plain
     return text.replace("-", "−")
 
 
