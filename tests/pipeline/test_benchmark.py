@@ -13,6 +13,7 @@ from fedm2ct.pipeline.benchmark import Benchmark
 from fedm2ct.pipeline.benchmark_scores import Costs, scores_of
 from fedm2ct.pipeline.settings import load_setting
 from fedm2ct.pipeline.train import run_units
+from fedm2ct.report.benchmark_page import benchmark_page
 
 from ..runs import cli, leftovers, run_jobs_here, weights
 
@@ -99,6 +100,19 @@ def test_an_option_of_one_method_leaves_the_others_alone(tmp_path, capsys):
     assert benchmark(tmp_path / "new", "--methods", "fedprox", "--tuned", tuned) == 0
     assert record_of(tmp_path / "new")["tuned"] == {"fedprox": {"mu": 0.5}}
     assert "`mu` = 0.5" in (tmp_path / "new" / "results.md").read_text()
+
+
+def test_the_page_has_intervals_and_sites_without_pairs(whole):
+    record = record_of(whole)
+    results = {m: {0: scores(o, tuple("pqrs"))} for m, o in (("fedm2ct", 1.0), ("fedavg", 0.0))}
+    record |= scores_of(results, dict.fromkeys(results, COSTS), ["B"])
+    page = benchmark_page(record)
+    assert "## Sites without normal-dose images" in page
+    mean = record["methods"]["fedavg"]["mean"]["psnr_db"]
+    assert f"| FedAvg | {mean['mean']:.2f} [{mean['low']:.2f}, {mean['high']:.2f}] |" in page
+    assert "95 %, bootstrap over the 4 test patients" in page
+    assert "With 4 patients the smallest p, before the correction, is 0.12" in page
+    assert "| FedAvg | +1.00 [+1.00, +1.00]; 0.12 |" in page
 
 
 def test_collect_trains_nothing(tmp_path, capsys):
@@ -209,9 +223,21 @@ def test_one_patient_is_compared_by_slice_and_has_no_interval():
     assert found["methods"]["fedavg"]["mean"]["ssim"]["low"] is None
 
 
-def test_further_metrics_of_the_units_are_taken_up():
+def test_further_metrics_are_taken_up_and_missing_ones_left_out():
     made = scores(0.0)
     for site in made.values():
-        site[""]["lpips"] = [0.1, 0.3, 0.2, 0.4]
+        site[""] |= {"lpips": [0.1, 0.3, 0.2, 0.4], "distance": 1.5, "absent": None}
+        site[""]["rmse_hu"] = [1.0, float("nan"), 2.0, float("nan")]
     found = scores_of({"fedm2ct": {0: made}}, {"fedm2ct": COSTS})
-    assert found["methods"]["fedm2ct"]["mean"]["lpips"]["mean"] == pytest.approx(0.8 / 3)
+    mean = found["methods"]["fedm2ct"]["mean"]
+    assert mean["lpips"]["mean"] == pytest.approx(0.8 / 3)
+    assert (mean["distance"]["mean"], mean["distance"]["low"]) == (1.5, None)
+    assert "absent" not in mean
+    assert (mean["rmse_hu"]["mean"], mean["rmse_hu"]["n"]) == (1.5, 2)
+
+
+def test_sites_without_pairs_have_a_mean_of_their_own():
+    results = {"fedm2ct": {0: scores(1.0)}}
+    entry = scores_of(results, {"fedm2ct": COSTS}, ["B"])["methods"]["fedm2ct"]
+    assert entry["mean_without_pairs"]["ssim"] == entry["sites"]["B"]["ssim"]
+    assert "mean_without_pairs" not in scores_of(results, {"fedm2ct": COSTS})["methods"]["fedm2ct"]

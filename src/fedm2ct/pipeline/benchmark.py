@@ -102,6 +102,7 @@ class Benchmark:
             method: {seed: read_result(self.run, method, seed) for seed in seeds}
             for method, seeds in finished.items()
         }
+        unpaired = [site.name for site in config.sites if site.supervision == "none"]
         costs = {method: self.costs(method, seeds) for method, seeds in finished.items()}
         return {
             "setting": self.setting.name,
@@ -115,7 +116,7 @@ class Benchmark:
             "tuned": {m: dict(values) for m, values in self.tuned.items() if m in finished},
             "patients": manifest["patients"],
             "reference": {**reference(config), "interval": "95 %, bootstrap over test patients"},
-            **scores_of(results, costs),
+            **scores_of(results, costs, unpaired),
             "newcomer": self._newcomer(finished),
         }
 

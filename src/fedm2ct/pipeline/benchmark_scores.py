@@ -5,7 +5,7 @@ Intervals and tests are over patients; with one test patient there is neither, a
 by its slices, which says nothing of other patients.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,8 +35,18 @@ class Costs:
     bytes_down: float
 
 
-def scores_of(results: Results, costs: Mapping[str, Costs]) -> dict[str, Any]:
-    """Return the parts ``methods``, ``compared`` and ``n_patients`` of a record."""
+def scores_of(
+    results: Results, costs: Mapping[str, Costs], without_pairs: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return the parts ``methods``, ``compared`` and ``n_patients`` of a record.
+
+    Parameters
+    ----------
+    results, costs
+        By method.
+    without_pairs
+        The sites that had no normal-dose images: their own mean is added.
+    """
     patients = _slices_patients(results)
     names = sorted(set(patients))
     return {
@@ -45,7 +55,7 @@ def scores_of(results: Results, costs: Mapping[str, Costs]) -> dict[str, Any]:
         "methods": {
             method: {
                 "seeds": sorted(by_seed),
-                **_method(by_seed, patients),
+                **_method(by_seed, patients, without_pairs),
                 "costs": asdict(costs[method]),
             }
             for method, by_seed in results.items()
@@ -69,10 +79,16 @@ def _slices_patients(results: Results) -> list[str]:
 
 
 def _metrics(scores: Scores) -> list[str]:
-    """Return the metrics that a unit has, `METRICS` first."""
+    """Return the metrics of which a unit has a number a slice, `METRICS` first."""
     found = next(iter(scores.values()))[""]
-    more = [name for name in found if name not in (*METRICS, "patients")]
-    return [*(name for name in METRICS if name in found), *more]
+    kept = [name for name, value in found.items() if isinstance(value, list) and name != "patients"]
+    return [*(name for name in METRICS if name in kept), *(n for n in kept if n not in METRICS)]
+
+
+def _totals(scores: Scores) -> list[str]:
+    """Return the metrics of which a unit has one number, of all slices together."""
+    found = next(iter(scores.values()))[""]
+    return [name for name, value in found.items() if isinstance(value, int | float)]
 
 
 def _by_slice(scores: Scores, metric: str) -> FloatArray:
@@ -84,9 +100,16 @@ def _by_patient(values: FloatArray, patients: Sequence[str]) -> FloatArray:
     """Average ``(..., slice)`` over each patient's slices; patients sorted by name."""
     labels = np.array(patients)
     return np.stack(
-        [np.nanmean(values[..., labels == name], axis=-1) for name in sorted(set(patients))],
-        axis=-1,
+        [_finite_mean(values[..., labels == name]) for name in sorted(set(patients))], axis=-1
     )
+
+
+def _finite_mean(values: FloatArray) -> FloatArray:
+    """Average the finite ones of ``(..., n)`` over the last axis; NaN where there are none."""
+    finite = np.isfinite(values)
+    sums, counts = np.where(finite, values, 0.0).sum(axis=-1), finite.sum(axis=-1)
+    mean: FloatArray = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    return mean
 
 
 def _over_seeds(by_seed: Mapping[int, Scores], seeds: Sequence[int], metric: str) -> FloatArray:
@@ -95,11 +118,15 @@ def _over_seeds(by_seed: Mapping[int, Scores], seeds: Sequence[int], metric: str
     return mean
 
 
-def _method(by_seed: Mapping[int, Scores], patients: Sequence[str]) -> dict[str, Any]:
+def _method(
+    by_seed: Mapping[int, Scores], patients: Sequence[str], without_pairs: Collection[str]
+) -> dict[str, Any]:
     """Return one method's means with intervals, over sites and at each site."""
     first = next(iter(by_seed.values()))
     sites: dict[str, dict[str, Any]] = {site: {} for site in first}
+    apart = [site in without_pairs for site in sites]
     mean: dict[str, Any] = {}
+    unpaired: dict[str, Any] = {}
     each: dict[str, dict[str, float]] = {name: {} for name in sorted(set(patients))}
     for metric in _metrics(first):
         table = _by_patient(_over_seeds(by_seed, sorted(by_seed), metric), patients)
@@ -107,13 +134,23 @@ def _method(by_seed: Mapping[int, Scores], patients: Sequence[str]) -> dict[str,
             sites[site][metric] = interval_of(values)
         overall = table.mean(axis=0)
         mean[metric] = interval_of(overall)
+        if any(apart):
+            unpaired[metric] = interval_of(table[apart].mean(axis=0))
         for name, value in zip(each, overall, strict=True):
             each[name][metric] = float(value)
+    for metric in _totals(first):
+        numbers = [np.mean([s[site][""][metric] for s in by_seed.values()]) for site in sites]
+        for site, value in zip(sites, numbers, strict=True):
+            sites[site][metric] = _number(float(value))
+        mean[metric] = _number(float(np.mean(numbers)))
+        if any(apart):
+            unpaired[metric] = _number(float(np.mean(np.array(numbers)[apart])))
     seeds = {
         str(seed): {m: float(np.nanmean(_by_slice(s, m))) for m in _metrics(first)}
         for seed, s in sorted(by_seed.items())
     }
-    return {"mean": mean, "sites": sites, "patients": each, "by_seed": seeds}
+    found = {"mean": mean, "sites": sites, "patients": each, "by_seed": seeds}
+    return {**found, "mean_without_pairs": unpaired} if unpaired else found
 
 
 def newcomer_scores(joined: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -128,7 +165,7 @@ def newcomer_scores(joined: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[s
     for method, by_seed in joined.items():
         found[method] = {"seeds": len(by_seed)}
         for count, first in by_seed[0].items():
-            metrics = [metric for metric in first if metric != "patients"]
+            metrics = _metrics({"": {"": first}})
             values = {m: np.mean([s[count][m] for s in by_seed], axis=0) for m in metrics}
             found[method][count] = {
                 m: interval_of(_by_patient(values[m], first["patients"])) for m in metrics
@@ -137,8 +174,19 @@ def newcomer_scores(joined: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[s
 
 
 def interval_of(values: FloatArray) -> dict[str, Any]:
-    """Return mean and 95 % bootstrap interval over patients; no interval from one patient."""
-    return _plain(bootstrap_mean(values, np.random.default_rng(0)))
+    """Return mean and 95 % bootstrap interval over patients; no interval from one patient.
+
+    A patient without a number (no body in its slices) does not count.
+    """
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return {"mean": None, "low": None, "high": None, "n": 0}
+    return _plain(bootstrap_mean(finite, np.random.default_rng(0)))
+
+
+def _number(value: float) -> dict[str, Any]:
+    """Return a number that has no interval."""
+    return {"mean": value, "low": None, "high": None, "n": None}
 
 
 def _plain(interval: Interval) -> dict[str, Any]:
@@ -170,7 +218,11 @@ def _compared(results: Results, metric: str, patients: Sequence[str]) -> dict[st
         for method, seeds in common.items()
         if seeds
     }
-    found = compare(ours, rivals, np.random.default_rng(0))
+    kept = np.isfinite([ours, *rivals.values()]).all(axis=0)
+    if not rivals or not kept.any():
+        return {}
+    paired = {method: values[kept] for method, values in rivals.items()}
+    found = compare(ours[kept], paired, np.random.default_rng(0))
     return {
         method: {
             **_plain(comparison.difference),

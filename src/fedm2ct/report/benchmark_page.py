@@ -20,7 +20,8 @@ def benchmark_page(record: Record) -> str:
     parts = [
         [f"# Benchmark: {name}"],
         _about(record),
-        ["## All sites", "", *_overall(record)],
+        ["## All sites", "", *_overall(record, "mean")],
+        *_without_pairs(record),
         ["## FedM2CT less each other method", "", *_comparison(record)],
         ["## Site by site", "", *_sites(record)],
         *([["## The site that joins", "", *_newcomer(record)]] if record["newcomer"] else []),
@@ -92,11 +93,12 @@ def _shown_metrics(record: Record) -> list[Metric]:
     return [*(metric for key, metric in known.items() if key in found), *more]
 
 
-def _overall(record: Record) -> list[str]:
+def _overall(record: Record, which: str) -> list[str]:
+    """Return the table of means over sites: ``mean``, or ``mean_without_pairs``."""
     methods, metrics = record["methods"], _shown_metrics(record)
     rows = []
     for method in ordered(methods):
-        mean = methods[method]["mean"]
+        mean = methods[method][which]
         cells = [_interval(mean[m.key], m.digits) if m.key in mean else MISSING for m in metrics]
         seeds = ", ".join(map(str, methods[method]["seeds"]))
         rows.append([_named(method), *cells, seeds])
@@ -104,6 +106,13 @@ def _overall(record: Record) -> list[str]:
     if any(method in REFERENCE_METHODS for method in methods):
         table += ["", f"{_REFERENCE_MARK} The scans of all sites in one place: the reference."]
     return table
+
+
+def _without_pairs(record: Record) -> list[list[str]]:
+    """Return the part on sites that had no normal-dose images, where there are any."""
+    if not all("mean_without_pairs" in entry for entry in record["methods"].values()):
+        return []
+    return [["## Sites without normal-dose images", "", *_overall(record, "mean_without_pairs")]]
 
 
 def _comparison(record: Record) -> list[str]:
@@ -157,6 +166,7 @@ def _best(methods: Mapping[str, Any], sites: Sequence[str], metric: Metric) -> d
             for method, entry in methods.items()
             if method not in REFERENCE_METHODS and metric.key in entry["sites"][site]
         }
+        means = {method: value for method, value in means.items() if value is not None}
         if means:
             choose = max if metric.more_is_better else min
             best[site] = choose(means, key=lambda method: means[method])
