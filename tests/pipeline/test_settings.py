@@ -15,7 +15,13 @@ from fedm2ct.physics.noise import add_dose_noise
 from fedm2ct.physics.protocols import PROTOCOLS, TruncationWarning, protocol_from_dict
 from fedm2ct.pipeline.prepare import read_cohort, site_protocol, site_protocols
 from fedm2ct.pipeline.scan_folder import assign, patients_in
-from fedm2ct.pipeline.settings import SETTINGS, SIZES, load_setting, resolved_protocol
+from fedm2ct.pipeline.settings import (
+    SETTINGS,
+    SIZES,
+    load_setting,
+    resolved_protocol,
+    short_names,
+)
 
 EVERY = pytest.mark.parametrize("name", SETTINGS)
 
@@ -201,3 +207,10 @@ def test_more_patients_join_the_setting(tmp_path):
     assert more.config.test.scans == [*own.config.test.scans, *added]
     assert more.config.sites[0].scans == [*own.config.sites[0].scans, str(folder / "e")]
     assert more.config.sites[1].scans == own.config.sites[1].scans
+    assert more.command == "fedm2ct benchmark all-in-one --size tiny --scans DIR"
+    assert own.command == "fedm2ct benchmark all-in-one --size tiny"
+
+
+def test_records_name_no_folders_of_a_machine():
+    scans = ["lung1@1/2", "/home/me/scans/p1.npz", "/home/me/scans/p2/volume.npz"]
+    assert short_names(scans) == ["lung1@1/2", "scans/p1.npz", "p2/volume.npz"]

@@ -23,7 +23,7 @@ from fedm2ct.pipeline.machine import machine
 from fedm2ct.pipeline.manifest import git_commit, read_manifest, versions
 from fedm2ct.pipeline.newcomer import join_all, joined_scores
 from fedm2ct.pipeline.notices import warnings_to
-from fedm2ct.pipeline.settings import ALL_METHODS, Setting
+from fedm2ct.pipeline.settings import ALL_METHODS, Setting, short_names
 from fedm2ct.pipeline.summary import read_result, reference
 from fedm2ct.pipeline.train import run_units
 from fedm2ct.pipeline.unit import is_finished, unit_folder
@@ -31,6 +31,7 @@ from fedm2ct.report.benchmark_page import benchmark_page
 
 Event = dict[str, Any]
 Tuned = Mapping[str, Mapping[str, Any]]
+_OF_A_CALL = {"methods", "seeds"}
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,12 @@ class Benchmark:
             "setting": self.setting.name,
             "size": self.setting.size,
             "title": self.setting.title,
+            "command": self.setting.command,
             "date": datetime.now(UTC).date().isoformat(),
             "git_commit": git_commit(),
             "versions": versions(),
             "machine": {**machine(), "workers": self.workers},
-            "config": config.model_dump(mode="json", exclude={"methods", "seeds"}),
+            "config": _without_folders(config.model_dump(mode="json", exclude=_OF_A_CALL)),
             "tuned": {m: dict(values) for m, values in self.tuned.items() if m in finished},
             "patients": manifest["patients"],
             "reference": {**reference(config), "interval": "95 %, bootstrap over test patients"},
@@ -165,6 +167,13 @@ class Benchmark:
 
     def _log(self, method: str, seed: int) -> list[Event]:
         return RunLog(unit_folder(self.run, method, seed) / "metrics.jsonl").read()
+
+
+def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration whose scans are named by `short_names`."""
+    for role in [*config["sites"], config["test"], config["meta"]]:
+        role["scans"] = short_names(role["scans"])
+    return config
 
 
 def publish(record: dict[str, Any], checkout: Path) -> tuple[Path, Path]:

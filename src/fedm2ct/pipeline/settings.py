@@ -49,6 +49,8 @@ class Setting:
         The patients that tuning is scored on; none of them is in `config`.
     newcomer
         The site that joins after the training; None where there is none.
+    more_scans
+        Whether patients of a folder were added.
     """
 
     name: str
@@ -57,6 +59,13 @@ class Setting:
     config: RunConfig
     validation: ScansConfig
     newcomer: SiteConfig | None
+    more_scans: bool = False
+
+    @property
+    def command(self) -> str:
+        """The command that runs it."""
+        scans = " --scans DIR" if self.more_scans else ""
+        return f"fedm2ct benchmark {self.name} --size {self.size}{scans}"
 
     def chosen(self, methods: Sequence[str] | None, seeds: Sequence[int] | None) -> "Setting":
         """Return the setting with some methods and seeds; None: as they are.
@@ -142,7 +151,7 @@ def load_setting(
     whole = {"name": f"{name}-{size}", "methods": list(ALL_METHODS), **data, **measures}
     config = parse_config(whole, f"setting {name!r}")
     joining = SiteConfig(**newcomer) if newcomer else None
-    return Setting(name, size, title, config, validation, joining)
+    return Setting(name, size, title, config, validation, joining, scans is not None)
 
 
 def resolved_protocol(
@@ -175,6 +184,11 @@ def resolved_protocol(
         growth = field_of_view_mm / protocol.grid.field_of_view_mm
         found |= {field: found[field] * growth for field in _LENGTHS if field in found}
     return found
+
+
+def short_names(scans: Sequence[str]) -> list[str]:
+    """Return scans by the end of their paths, for records: folders are a machine's own."""
+    return ["/".join(Path(scan).parts[-2:]) if Path(scan).is_absolute() else scan for scan in scans]
 
 
 def _known(what: str, name: str, known: Sequence[str]) -> str:

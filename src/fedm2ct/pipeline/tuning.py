@@ -24,7 +24,7 @@ from fedm2ct.pipeline.manifest import git_commit, versions
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import read_cohort
 from fedm2ct.pipeline.search_spaces import SPACES
-from fedm2ct.pipeline.settings import Setting, with_options
+from fedm2ct.pipeline.settings import Setting, short_names, with_options
 from fedm2ct.pipeline.summary import read_result
 from fedm2ct.pipeline.train import check_supervision, slices_on_disk
 from fedm2ct.pipeline.unit import is_finished, run_unit, unit_folder
@@ -182,7 +182,10 @@ def _record(setting: Setting, budget: int, found: dict[str, Any]) -> dict[str, A
         "budget": budget,
         "search": f"optuna {_optuna().__version__}, TPE, seed {SEARCH_SEED}; trials' seed "
         f"{TUNING_SEED}; mean PSNR over sites and validation patients",
-        "validation": setting.validation.model_dump(mode="json"),
+        "validation": {
+            "scans": short_names(setting.validation.scans),
+            "slices": setting.validation.slices,
+        },
         "date": datetime.now(UTC).date().isoformat(),
         "git_commit": git_commit(),
         "versions": versions(),
