@@ -153,7 +153,7 @@ def train(base: RunConfig, names: Sequence[str], out: Path, slices: Path, worker
     for seed in base.seeds:
         for name in names:
             method, config = known[name].method, known[name].config(base)
-            if is_finished(config, unit_folder(out / name, method, seed)):
+            if is_finished(config, method, unit_folder(out / name, method, seed)):
                 continue
             arguments = {
                 "config": config.model_dump(mode="json"),

@@ -1,15 +1,12 @@
 """Finished units of the ablation in, numbers out: means, paired differences, time and bytes."""
 
 import json
-import os
-import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ablation_variants import FULL, Variant, variants
 from numpy.typing import NDArray
 
@@ -17,6 +14,7 @@ from fedm2ct.config import RunConfig
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.evaluation.statistics import bootstrap_mean
 from fedm2ct.federation.runlog import RunLog
+from fedm2ct.pipeline.machine import machine
 from fedm2ct.pipeline.manifest import git_commit, versions
 from fedm2ct.pipeline.summary import Scores, read_result, reference
 from fedm2ct.pipeline.unit import unit_folder
@@ -68,20 +66,6 @@ def collect(base: RunConfig, names: list[str], out: Path, workers: int) -> dict[
             for name, result in results.items()
         },
     }
-
-
-def machine() -> dict[str, Any]:
-    """Return the processor's model, the cores that may be used, and the GPU where there is one."""
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass  # not Linux
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "gpu": gpu}
 
 
 def _results(run: Path, variant: Variant, seeds: list[int]) -> list[Scores]:

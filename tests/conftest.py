@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from .runs import cli, run_jobs_here, write_config, write_patients
+from .tiny import scan
 
 # Without a GPU, Triton's kernels are tested in its interpreter. It must be asked for before they
 # are first imported, which is at the first use.
@@ -23,6 +24,17 @@ def patients(tmp_path_factory):
 def in_process(monkeypatch):
     """Run units of work in this process, where tests can reach into them."""
     monkeypatch.setattr("fedm2ct.pipeline.train.run_jobs", run_jobs_here)
+
+
+@pytest.fixture(scope="session")
+def small_phantoms():
+    """Build the phantoms of `--phantoms` from few pixels, which takes no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "fedm2ct.pipeline.prepare.phantom_scan",
+            lambda name: scan(name, int(name.rpartition("-")[2]), slices=24),
+        )
+        yield
 
 
 @pytest.fixture(scope="session")

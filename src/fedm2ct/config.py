@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,7 +18,14 @@ class ConfigError(FedM2CTError):
 
 
 class _Model(BaseModel):
+    """A frozen table.
+
+    `neutral` names fields that came later and whose default means what was done before there was
+    such a field: a fingerprint leaves them out at their default, so that older runs still count.
+    """
+
     model_config = ConfigDict(frozen=True, extra="forbid")
+    neutral: ClassVar[frozenset[str]] = frozenset()
 
 
 class ScansConfig(_Model):
@@ -29,11 +36,17 @@ class ScansConfig(_Model):
 
 
 class SiteConfig(ScansConfig):
-    """One site: its name, its protocol (a preset's name or a table) and its patients' scans."""
+    """One site: its name, its protocol (a preset's name or a table) and its patients' scans.
 
+    A site whose `supervision` is ``none`` has low-dose projections only: no normal-dose image of
+    its patients may be used for training.
+    """
+
+    neutral: ClassVar[frozenset[str]] = frozenset({"supervision"})
     name: Name
     protocol: str | dict[str, Any]
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
+    supervision: Literal["paired", "none"] = "paired"
 
 
 class MetaConfig(ScansConfig):
@@ -195,6 +208,12 @@ class RunConfig(_Model):
         ):
             if len(set(items)) != len(items):
                 raise ValueError(f"{what} must differ from one another")
+        return self
+
+    @model_validator(mode="after")
+    def _one_is_paired(self) -> Self:
+        if all(site.supervision == "none" for site in self.sites):
+            raise ValueError("at least one site needs supervision = 'paired'")
         return self
 
 

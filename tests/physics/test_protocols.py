@@ -42,6 +42,7 @@ def test_the_published_protocols_are_there():
     names = {"mayo", "lodopab"}
     names |= {f"hyperfed-{i}" for i in range(1, 6)} | {f"scan-physfed-{i}" for i in range(1, 9)}
     names |= {"demo-low-mas", "demo-sparse", "demo-limited", "demo-parallel"}
+    names |= {f"{kind}-{i}" for kind in ("low-mas", "sparse", "limited") for i in (1, 2)}
     assert names == set(PROTOCOLS)
     assert all(p.source and p.name == name for name, p in PROTOCOLS.items())
     mayo = get_protocol("mayo").geometry

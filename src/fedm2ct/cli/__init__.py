@@ -16,10 +16,14 @@ _COMMANDS = {
     "evaluate": "fedm2ct.cli.evaluate",
     "reconstruct": "fedm2ct.cli.reconstruct",
     "simulate": "fedm2ct.cli.simulate",
+    "benchmark": "fedm2ct.cli.benchmark",
+    "tune": "fedm2ct.cli.tune",
     "protocols": "fedm2ct.cli.protocols",
     "samples": "fedm2ct.cli.samples",
 }
-_RESUMABLE = ("demo", "train")
+_RESUME = "; what is done is stored, go on with --resume."
+_REPEAT = "; what is done is stored, give the same command to go on."
+_AFTER_INTERRUPTION = {"demo": _RESUME, "train": _RESUME, "benchmark": _REPEAT, "tune": _REPEAT}
 
 
 class _LazyGroup(click.Group):
@@ -58,8 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        resumable = bool(arguments) and arguments[0] in _RESUMABLE
-        remedy = "; what is done is stored, go on with --resume." if resumable else "."
+        command = arguments[0] if arguments else ""
+        remedy = _AFTER_INTERRUPTION.get(command, ".")
         click.echo(f"Interrupted{remedy}", err=True)
         sys.exit(130)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from fedm2ct.config import RunConfig
+    from fedm2ct.pipeline.settings import Setting
 
 out_folder = click.option(
     "--out",
@@ -25,6 +27,60 @@ workers = click.option(
     default=None,
     help="Methods and seeds trained side by side, one thread each.  [default: the CPU's cores]",
 )
+size = click.option(
+    "--size",
+    type=click.Choice(["tiny", "small", "full"]),
+    default="small",
+    show_default=True,
+    help="tiny: all runs, in minutes; small: 128 x 128, hours; full: 512 x 512, a GPU.",
+)
+_MORE_SCANS = (
+    click.option(
+        "--scans",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=None,
+        help="Folder of more patients, a file or folder each; roles go by their sorted names.",
+    ),
+    click.option(
+        "--validation-patients",
+        type=click.IntRange(min=0),
+        default=None,
+        help="How many of --scans tune: the first.  [default: the setting's number]",
+    ),
+    click.option(
+        "--test-patients",
+        type=click.IntRange(min=0),
+        default=None,
+        help="How many of --scans test: the next.  [default: the setting's number]",
+    ),
+    click.option("--phantoms", is_flag=True, help="Analytic phantoms in place of all scans."),
+)
+
+
+def more_scans(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which scans; `loaded_setting` takes them."""
+    for option in reversed(_MORE_SCANS):
+        function = option(function)
+    return function
+
+
+def loaded_setting(name: str, size: str, scans: Mapping[str, Any]) -> "Setting":
+    """Return a benchmark's setting with the scans that the options of `more_scans` ask for."""
+    from fedm2ct.pipeline.settings import load_setting
+
+    numbers = {role: scans[f"{role}_patients"] for role in ("validation", "test")}
+    return load_setting(
+        name,
+        size,
+        scans["scans"],
+        roles={role: number for role, number in numbers.items() if number is not None},
+        phantoms=scans["phantoms"],
+    )
+
+
+def listed(text: str | None) -> list[str] | None:
+    """Return the entries of a text separated by commas."""
+    return None if text is None else [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
 def default_workers(given: int | None) -> int:

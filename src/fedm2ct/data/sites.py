@@ -1,12 +1,14 @@
 """Who learns from whom: scans split among sites, tests and the server at patient level.
 
 A *role* is a site's name, or ``"test"``, ``"meta"`` (the server's meta-set) or ``"validation"``.
-No patient may have two roles. A site may hold out slices of its own patients for validation: a
+No patient may have two roles, but sites, and only they, may take separate parts of one scan
+(``SCAN@2/3`` is its second third). A site may hold out slices of its own patients for validation: a
 contiguous block, kept apart by a gap, for neighbouring slices look alike.
 """
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,9 @@ from fedm2ct.errors import FedM2CTError
 
 TEST, META, VALIDATION = "test", "meta", "validation"
 """Roles that are no site."""
+
+_PART = re.compile(r"(.+)@(\d+)/(\d+)")
+_GAP_SLICES = 2
 
 BODY_ABOVE_HU = -500.0
 """Voxels above this count as body."""
@@ -58,6 +63,12 @@ class Selection:
         if both:
             raise SplitError(f"Scan {self.scan}: slice {both[0]} is both used and held out.")
 
+    @property
+    def range(self) -> tuple[int, int]:
+        """The first and the last slice of all."""
+        every = (*self.slices, *self.held_out)
+        return min(every), max(every)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -66,16 +77,25 @@ class Split:
     roles: Mapping[str, tuple[Selection, ...]]
 
     def __post_init__(self) -> None:
-        """Refuse a patient in two roles."""
-        owner: dict[str, tuple[str, str]] = {}
+        """Refuse a patient in two roles, but for sites with separate parts of a scan."""
+        owners: dict[str, list[tuple[str, Selection]]] = {}
         for role, selections in self.roles.items():
             for selection in selections:
-                other, scan = owner.setdefault(selection.patient, (role, selection.scan))
-                if other != role:
-                    raise SplitError(
-                        f"Scan {selection.scan} of {role!r} and scan {scan} of {other!r} are of "
-                        f"one patient ({selection.patient}); give each patient one role only."
-                    )
+                for other, scan in owners.setdefault(selection.patient, []):
+                    if other != role and not self._may_share(role, selection, other, scan):
+                        raise SplitError(
+                            f"Scan {selection.scan} of {role!r} and scan {scan.scan} of {other!r} "
+                            f"are of one patient ({selection.patient}); give each patient one "
+                            "role only."
+                        )
+                owners[selection.patient].append((role, selection))
+
+    def _may_share(self, role: str, mine: Selection, other: str, theirs: Selection) -> bool:
+        """Return whether both are sites whose slices are separate ranges of the same scan."""
+        if not {role, other} <= set(self.sites) or mine.scan != theirs.scan:
+            return False
+        (low, high), (first, last) = mine.range, theirs.range
+        return high < first or last < low
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -109,13 +129,31 @@ def load_scan(name_or_path: str | os.PathLike[str]) -> Scan:
     return read_scan(text)
 
 
+def split_reference(text: str) -> tuple[str, tuple[int, int]]:
+    """Return a scan's name or path, and which of how many parts is meant: ``lung1@2/3``.
+
+    Raises
+    ------
+    SplitError
+        If there is no such part.
+    """
+    match = _PART.fullmatch(text)
+    if match is None or Path(text).exists():
+        return text, (1, 1)
+    part, parts = int(match[2]), int(match[3])
+    if not 1 <= part <= parts:
+        raise SplitError(f"{text}: there is no part {part} of {parts}; count from 1.")
+    return match[1], (part, parts)
+
+
 def select(
     scan: Scan,
     count: int,
     *,
     source: str | None = None,
     held_out_fraction: float = 0.0,
-    gap_slices: int = 2,
+    gap_slices: int = _GAP_SLICES,
+    part: tuple[int, int] = (1, 1),
 ) -> Selection:
     """Select evenly spaced slices of a scan, some of them held out (see `hold_out`).
 
@@ -129,13 +167,17 @@ def select(
         Name or path by which the scan can be loaded again; the scan's name by default.
     held_out_fraction, gap_slices
         Passed to `hold_out`.
+    part
+        Passed to `pick_slices`.
     """
-    picked = pick_slices(scan, count)
+    picked = pick_slices(scan, count, part=part)
     used, held_out = hold_out(picked, held_out_fraction, gap_slices)
     return Selection(source or scan.name, scan.patient, used, held_out)
 
 
-def pick_slices(scan: Scan, count: int, minimum_body: float = 0.25) -> tuple[int, ...]:
+def pick_slices(
+    scan: Scan, count: int, minimum_body: float = 0.25, part: tuple[int, int] = (1, 1)
+) -> tuple[int, ...]:
     """Evenly spaced slices of a scan, without those that show almost no body.
 
     Parameters
@@ -146,6 +188,9 @@ def pick_slices(scan: Scan, count: int, minimum_body: float = 0.25) -> tuple[int
         Number of slices; all that qualify if there are fewer.
     minimum_body
         A slice qualifies if its body area is at least this fraction of the largest slice's.
+    part
+        Which of how many equal, contiguous parts of these slices; the last two slices of a part
+        are left out, unless it is the last part, so that parts are not neighbours.
 
     Returns
     -------
@@ -154,12 +199,14 @@ def pick_slices(scan: Scan, count: int, minimum_body: float = 0.25) -> tuple[int
     Raises
     ------
     SplitError
-        If ``count`` is not positive.
+        If ``count`` is not positive, or the part has no slices.
     """
     if count < 1:
         raise SplitError(f"Scan {scan.name}: {count} slices were asked for, expected at least 1.")
     area = _body_area(scan)
-    good = np.flatnonzero(area >= minimum_body * area.max())
+    good = _part_of(np.flatnonzero(area >= minimum_body * area.max()), part)
+    if not len(good):
+        raise SplitError(f"Scan {scan.name}: has too few slices for {part[1]} parts.")
     if count >= len(good):
         return tuple(good.tolist())
     # the middle of each of `count` equal parts
@@ -167,8 +214,15 @@ def pick_slices(scan: Scan, count: int, minimum_body: float = 0.25) -> tuple[int
     return tuple(good[places.astype(int)].tolist())
 
 
+def _part_of(slices: NDArray[np.int64], part: tuple[int, int]) -> NDArray[np.int64]:
+    """Return one of several equal, contiguous parts, with a gap before the next one."""
+    index, parts = part
+    first, end = (index - 1) * len(slices) // parts, index * len(slices) // parts
+    return slices[first : end - (_GAP_SLICES if index < parts else 0)]
+
+
 def hold_out(
-    slices: Sequence[int], fraction: float, gap_slices: int = 2
+    slices: Sequence[int], fraction: float, gap_slices: int = _GAP_SLICES
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Hold out the last, contiguous block of slices, and drop those too near to it.
 

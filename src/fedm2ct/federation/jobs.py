@@ -59,11 +59,13 @@ class JobError(FedM2CTError):
     ----------
     details
         The worker's traceback, for debugging; empty if it died without one.
+    job
+        Name of the unit.
     """
 
-    def __init__(self, message: str, details: str = "") -> None:
+    def __init__(self, message: str, details: str = "", job: str = "") -> None:
         super().__init__(message)
-        self.details = details
+        self.details, self.job = details, job
 
 
 def run_jobs(
@@ -143,13 +145,15 @@ class _Worker:
             raise JobError(
                 f"{self.job.name}: its process ended unexpectedly (exit code "
                 f"{self.process.exitcode}), perhaps for lack of memory; resume the run with fewer "
-                "workers"
+                "workers",
+                job=self.job.name,
             ) from error
         if kind == "event":
             on_event({"job": self.job.name, **content})
             return False
         if kind == "error":
-            raise JobError(f"{self.job.name}: {content['message']}", content["details"])
+            message = f"{self.job.name}: {content['message']}"
+            raise JobError(message, content["details"], self.job.name)
         results[self.job.name] = content
         self.process.join(_GRACE_SECONDS)
         self.close()

@@ -5,6 +5,7 @@ What a source does not state stays None; a dose that it does not state is ours, 
 
 import difflib
 import math
+from typing import Literal
 
 from fedm2ct.physics.geometry import (
     FanGeometry,
@@ -19,6 +20,7 @@ _PHYSFED = "SCAN-PhysFed's public code, site {}, 256 x 256; flat detector, no el
 
 # views, bins, pixel, pitch, source to isocentre, isocentre to detector, photons
 _Row = tuple[int, int, float, float, float, float, float]
+_Mixed = tuple[str, int, float, float, float, float, Literal["flat", "curved"], float, float]
 _HYPERFED_SITES: tuple[_Row, ...] = (
     (512, 368, 1.33, 2.5716, 595.0, 490.6, 5e4),
     (512, 315, 1.40, 3.00, 450.0, 350.0, 6.875e4),
@@ -101,7 +103,32 @@ def _demo() -> list[Protocol]:
     ]
 
 
-PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (*_published(), *_demo())}
+def _mixed() -> list[Protocol]:
+    """Two low-mAs, two sparse-view, two limited-angle sites; four gantries, several doses."""
+    source = "FedM2CT's benchmark, all-in-one"
+    rows: tuple[
+        _Mixed, ...
+    ] = (  # name, views, arc and start in degrees, SID, SDD, detector, field of view, photons
+        ("low-mas-1", 240, 360, 0, 595.0, 1085.6, "flat", 400.0, 3e3),
+        ("low-mas-2", 240, 360, 0, 541.0, 949.0, "curved", 420.0, 1.2e4),
+        ("sparse-1", 40, 360, 0, 500.0, 1000.0, "flat", 400.0, 5e4),
+        ("limited-1", 120, 120, 30, 595.0, 1085.6, "curved", 400.0, 5e4),
+        ("limited-2", 150, 150, 0, 541.0, 949.0, "flat", 400.0, 1.5e4),
+    )
+    protocols = []
+    for name, views, arc, start, sid, sdd, detector, seen, photons in rows:
+        half = math.asin(seen / 2 / sid)
+        length = 2 * sdd * (half if detector == "curved" else math.tan(half))
+        angles = equispaced_angles(views, math.radians(arc), math.radians(start))
+        geometry = FanGeometry(angles, 184, length / 184, sid, sdd, detector)
+        grid = ImageGrid(128, 128, seen / 128)
+        protocols.append(Protocol(name, geometry, grid, photons, 5.0, source=source))
+    parallel = ParallelGeometry(equispaced_angles(64, math.pi), 184, 440 / 184)
+    grid = ImageGrid(128, 128, 440 / 128)
+    return [*protocols, Protocol("sparse-2", parallel, grid, 1.5e4, 5.0, source=source)]
+
+
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (*_published(), *_demo(), *_mixed())}
 """Every built-in protocol by name."""
 
 

@@ -15,6 +15,7 @@ from fedm2ct.data.scans import Scan
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
 from fedm2ct.physics.protocols import protocol_to_dict
+from fedm2ct.pipeline.fingerprints import run_fingerprint
 from fedm2ct.pipeline.prepare import Cohort
 
 NOTES = [
@@ -22,18 +23,6 @@ NOTES = [
     "rays a detector bin, so that projector and reconstruction do not share a grid.",
 ]
 _PACKAGES = ("torch", "numpy", "scipy", "numba", "flwr", "SimpleITK", "safetensors")
-
-
-def config_fingerprint(config: RunConfig) -> str:
-    """Hash what training depends on: everything but the lists of methods and of seeds."""
-    relevant = config.model_dump(mode="json", exclude={"methods", "seeds", "test", "window"})
-    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def test_fingerprint(config: RunConfig) -> str:
-    """Hash what a trained method's scores depend on beside its training."""
-    relevant = config.model_dump(mode="json", include={"test", "window"})
-    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:
@@ -76,7 +65,7 @@ def write_manifest(config: RunConfig, cohort: Cohort, run: Path) -> dict[str, An
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "name": config.name,
         "config": config.model_dump(mode="json"),
-        "fingerprint": config_fingerprint(config),
+        "fingerprint": run_fingerprint(config),
         "seeds": list(config.seeds),
         "versions": versions(),
         "machine": {"processor": platform.machine(), "system": platform.system()},

@@ -8,7 +8,15 @@ import torch
 from fedm2ct.config import ConfigError, RunConfig, SiteConfig
 from fedm2ct.data.scans import Scan
 from fedm2ct.data.simulate import PairedData, simulate
-from fedm2ct.data.sites import META, TEST, Selection, Split, load_scan, select
+from fedm2ct.data.sites import (
+    META,
+    TEST,
+    Selection,
+    Split,
+    load_scan,
+    select,
+    split_reference,
+)
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.learning.seeds import generator
 from fedm2ct.learning.trainer import SiteTask
@@ -83,14 +91,16 @@ def read_cohort(config: RunConfig, progress: Progress = lambda _: None) -> Cohor
         wanted[META] = (config.meta.scans, config.meta.slices, 0.0)
     scans: dict[str, Scan] = {}
     roles: dict[str, tuple[Selection, ...]] = {}
-    for role, (names, slices, held_out) in wanted.items():
-        for name in names:
+    for role, (references, slices, held_out) in wanted.items():
+        selections = []
+        for name, part in map(split_reference, references):
             if name not in scans:
                 progress(f"reading {name}")
                 scans[name] = load_any(name)
-        roles[role] = tuple(
-            select(scans[name], slices, source=name, held_out_fraction=held_out) for name in names
-        )
+            selections.append(
+                select(scans[name], slices, source=name, held_out_fraction=held_out, part=part)
+            )
+        roles[role] = tuple(selections)
     _refuse_copies(scans, roles)
     return Cohort(scans, Split(roles), protocols)
 
@@ -102,7 +112,7 @@ def _refuse_copies(scans: Mapping[str, Scan], roles: Mapping[str, tuple[Selectio
         for name in (s.scan for s in selections):
             digest = scans[name].provenance.get("hu_sha256", name)
             other, scan = owners.setdefault(digest, (role, name))
-            if other != role:
+            if other != role and scan != name:  # one scan in two roles is for `Split` to judge
                 raise ConfigError(
                     f"scan {name} of {role!r} is a copy of scan {scan} of {other!r}; "
                     "give each patient one role only"

@@ -18,11 +18,18 @@ from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import TEMPORARY_MARK, write_atomically
 from fedm2ct.model.image import IMAGE_NETWORKS
 from fedm2ct.pipeline.cohort_files import store_cohort
-from fedm2ct.pipeline.manifest import config_fingerprint, read_manifest, write_manifest
+from fedm2ct.pipeline.fingerprints import run_fingerprint, unit_fingerprint
+from fedm2ct.pipeline.manifest import read_manifest, write_manifest
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
 from fedm2ct.pipeline.summary import summarise
-from fedm2ct.pipeline.unit import CONVENTIONAL, is_finished, run_unit, unit_folder
+from fedm2ct.pipeline.unit import (
+    CONVENTIONAL,
+    is_finished,
+    run_unit,
+    stored_result,
+    unit_folder,
+)
 from fedm2ct.report.html import write_report
 
 Event = dict[str, Any]
@@ -54,6 +61,21 @@ def check_names(config: RunConfig) -> None:
     _check_name("model.shared", config.model.shared, list(IMAGE_NETWORKS))
 
 
+def check_supervision(config: RunConfig) -> None:
+    """Refuse sites without normal-dose images: training would use what they do not have.
+
+    Raises
+    ------
+    ConfigError
+        Naming the site.
+    """
+    for site in config.sites:
+        if site.supervision == "none":
+            raise ConfigError(
+                f"site {site.name!r}: training without normal-dose images is not built in yet"
+            )
+
+
 def _check_name(field: str, name: str, known: list[str]) -> None:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
@@ -75,10 +97,19 @@ def check_folder(config: RunConfig, run: Path, resume: bool) -> None:
         return
     if not resume:
         raise FedM2CTError(f"{run}: holds a run; add --resume to go on, or choose another --out")
-    if read_manifest(run).get("fingerprint") != config_fingerprint(config):
+    if read_manifest(run).get("fingerprint") != run_fingerprint(config):
         raise FedM2CTError(
             f"{run}: holds a run of another configuration; choose another --out folder"
         )
+    for method in config.methods:
+        for seed in config.seeds:
+            folder = unit_folder(run, method, seed)
+            trained = stored_result(folder).get("trained")
+            if trained not in (None, unit_fingerprint(config, method)):
+                raise FedM2CTError(
+                    f"{folder}: was trained with other options of {method}, another configuration; "
+                    "remove it to train again, or choose another --out folder"
+                )
 
 
 def run_all(
@@ -98,16 +129,36 @@ def run_all(
         can then be resumed.
     """
     with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
-        check_names(config)
-        check_folder(config, run, resume)
-        _remove_unfinished(run)
-        cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
-        manifest = write_manifest(config, cohort, run)
-        with _slices_on_disk(cohort, run / _SLICES) as slices:
-            jobs = _jobs(config, run, slices, resume)
-            run_jobs(_unfinished(jobs, config, run, on_event), workers, on_event)
+        manifest = run_units(config, run, resume=resume, workers=workers, on_event=on_event)
         on_event({"event": "note", "text": "writing the report"})
         return conclude(config, run, manifest)
+
+
+def run_units(
+    config: RunConfig,
+    run: Path,
+    *,
+    resume: bool,
+    workers: int,
+    on_event: Callable[[Event], None],
+) -> dict[str, Any]:
+    """Train and score every unit that is not finished; return the run's manifest.
+
+    Raises
+    ------
+    FedM2CTError
+        As `run_all` does.
+    """
+    check_names(config)
+    check_supervision(config)
+    check_folder(config, run, resume)
+    _remove_unfinished(run)
+    cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
+    manifest = write_manifest(config, cohort, run)
+    with slices_on_disk(cohort, run / _SLICES) as slices:
+        jobs = _jobs(config, run, slices, resume)
+        run_jobs(_unfinished(jobs, config, run, on_event), workers, on_event)
+    return manifest
 
 
 def _jobs(config: RunConfig, run: Path, slices: Path, resume: bool) -> list[Job]:
@@ -129,14 +180,16 @@ def _unfinished(
     jobs: list[Job], config: RunConfig, run: Path, on_event: Callable[[Event], None]
 ) -> list[Job]:
     """Return the units that an earlier call has not finished; tell of the others."""
-    done = [job.name for job in jobs if is_finished(config, run / job.name)]
+    done = [
+        job.name for job in jobs if is_finished(config, job.arguments["method"], run / job.name)
+    ]
     for name in done:
         on_event({"job": name, "event": "unit-done", "before": True})
     return [job for job in jobs if job.name not in done]
 
 
 @contextmanager
-def _slices_on_disk(cohort: Cohort, folder: Path) -> Iterator[Path]:
+def slices_on_disk(cohort: Cohort, folder: Path) -> Iterator[Path]:
     """Keep the run's slices in a folder for as long as workers need them."""
     try:
         store_cohort(cohort, folder)

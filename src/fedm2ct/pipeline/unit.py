@@ -29,7 +29,7 @@ from fedm2ct.pipeline.assess import (
     to_hu,
 )
 from fedm2ct.pipeline.cohort_files import stored_cohort
-from fedm2ct.pipeline.manifest import config_fingerprint, test_fingerprint
+from fedm2ct.pipeline.fingerprints import test_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.model_files import load_model, save_model
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import Cohort, acquire_tests, site_tasks
@@ -49,13 +49,22 @@ def model_path(run: Path, method: str, seed: int, site: str) -> Path:
     return unit_folder(run, method, seed) / "sites" / site / "model.safetensors"
 
 
-def is_finished(config: RunConfig, folder: Path) -> bool:
-    """Return whether a unit has been trained and scored on the test patients of `config`."""
+def stored_result(folder: Path) -> dict[str, Any]:
+    """Return what a unit's ``result.json`` holds; nothing where there is none."""
     try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return bool(result.get("tested") == test_fingerprint(config))
+        return {}
+    return result
+
+
+def is_finished(config: RunConfig, method: str, folder: Path) -> bool:
+    """Return whether a unit was trained as `config` says and scored on its test patients."""
+    result = stored_result(folder)
+    return bool(
+        result.get("tested") == test_fingerprint(config)
+        and result.get("trained") == unit_fingerprint(config, method)
+    )
 
 
 def run_unit(
@@ -102,7 +111,7 @@ def train(
         folder,
         resume=resume,
         seed=seed,
-        fingerprint=config_fingerprint(config),
+        fingerprint=unit_fingerprint(config, method),
         on_event=on_event,
     )
     for name, trainer in halves.trainers.items():
@@ -136,5 +145,9 @@ def finish(config: RunConfig, cohort: Cohort, method: str, seed: int, run: Path)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # stub forbids **dict
     write_atomically(folder / "arrays.npz", buffer.getvalue())
-    result = {"scores": scores, "tested": test_fingerprint(config)}
+    result = {
+        "scores": scores,
+        "tested": test_fingerprint(config),
+        "trained": unit_fingerprint(config, method),
+    }
     write_atomically(folder / "result.json", json.dumps(result).encode())

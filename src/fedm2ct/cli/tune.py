@@ -1,0 +1,82 @@
+"""``fedm2ct tune``: methods' own options, searched on validation patients."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedm2ct.cli import options
+
+
+@click.command("tune", epilog="Example: fedm2ct tune all-in-one --method fedprox --budget 8")
+@click.argument("setting")
+@options.size
+@click.option("--method", "methods", multiple=True, help="Repeatable.  [default: all with options]")
+@click.option(
+    "--budget",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Trials of each method; the first has the default options.",
+)
+@options.more_scans
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Folder to write.  [default: runs/tune/SETTING-SIZE]",
+)
+@options.workers
+@click.option(
+    "--publish",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Also write src/fedm2ct/settings/tuned/ of this checkout, which `benchmark` reads.",
+)
+def command(
+    setting: str,
+    size: str,
+    methods: tuple[str, ...],
+    budget: int,
+    out: Path | None,
+    workers: int | None,
+    publish: Path | None,
+    **scans: Any,  # noqa: ANN401 - options.more_scans, passed on
+) -> None:
+    """Tune methods' own options in SETTING with the same budget for each.
+
+    Scored on validation patients only; test patients are not read. What is done in the folder is
+    not done again. Writes tuned.json, to be given to `fedm2ct benchmark --tuned`.
+    """
+    from fedm2ct.pipeline.search_spaces import SPACES
+    from fedm2ct.pipeline.tuned import publish_tuned
+    from fedm2ct.pipeline.tuning import tune
+
+    wanted = options.loaded_setting(setting, size, scans)
+    folder = out or Path("runs") / "tune" / f"{setting}-{size}"
+    chosen = list(methods) or list(SPACES)
+    record = tune(wanted, chosen, budget, folder, options.default_workers(workers), _show)
+    for method in chosen:
+        found = record["methods"][method]
+        values = _text(found["values"])
+        gain = found["psnr_db"] - found["default_psnr_db"]
+        click.echo(f"{method:<12} {found['psnr_db']:.2f} dB ({gain:+.2f} to defaults)  {values}")
+    click.echo(f"\nOptions: {folder / 'tuned.json'}")
+    if publish is not None:
+        click.echo(f"Published: {publish_tuned(record, publish)}")
+
+
+def _show(event: dict[str, Any]) -> None:
+    """Show a finished trial, and warnings."""
+    if event["event"] == "trial":
+        click.echo(
+            f"{event['job']:<12} trial {event['number'] + 1} of {event['budget']}: "
+            f"{event['psnr_db']:.2f} dB  {_text(event['values'])}",
+            err=True,
+        )
+    elif event["event"] == "warning":
+        click.echo(f"Warning: {event['reason']}", err=True)
+
+
+def _text(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} = {value:.4g}" for name, value in values.items())

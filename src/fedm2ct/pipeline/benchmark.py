@@ -1,0 +1,194 @@
+"""A benchmark: every method under every seed of a setting, then one record of the results.
+
+The units of work are those of any run (`fedm2ct.pipeline.train`), in the folder ``OUT/run``: what
+is finished is not done again, and what was broken off goes on. The record takes in every finished
+unit of the folder, of whatever call. It is ``OUT/results.json``; ``OUT/results.md`` is made from
+it.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fedm2ct.config import SiteConfig
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.federation.jobs import JobError
+from fedm2ct.federation.runlog import RunLog
+from fedm2ct.files import write_atomically
+from fedm2ct.pipeline.benchmark_scores import Costs, Results, newcomer_scores, scores_of
+from fedm2ct.pipeline.machine import machine
+from fedm2ct.pipeline.manifest import git_commit, read_manifest, versions
+from fedm2ct.pipeline.newcomer import join_all, joined_scores
+from fedm2ct.pipeline.notices import warnings_to
+from fedm2ct.pipeline.settings import ALL_METHODS, Setting, short_names
+from fedm2ct.pipeline.summary import read_result, reference
+from fedm2ct.pipeline.train import run_units
+from fedm2ct.pipeline.unit import is_finished, unit_folder
+from fedm2ct.report.benchmark_page import benchmark_page
+
+Event = dict[str, Any]
+Tuned = Mapping[str, Mapping[str, Any]]
+_OF_A_CALL = {"methods", "seeds"}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A setting, where its results go, and the tuned options with where they come from."""
+
+    setting: Setting
+    out: Path
+    tuned: Tuned = field(default_factory=dict)
+    workers: int = 1
+
+    @property
+    def run(self) -> Path:
+        """The folder of the units of work."""
+        return self.out / "run"
+
+    def train(self, on_event: Callable[[Event], None]) -> list[str]:
+        """Train and score what is not finished; return what failed, a sentence a method.
+
+        A method that fails is left out and the others go on.
+
+        Raises
+        ------
+        FedM2CTError
+            When the setting or the folder cannot be used.
+        """
+        left, failures = self.setting, []
+        with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
+            while True:
+                try:
+                    self._train(left, on_event)
+                except JobError as error:
+                    method = error.job.partition("/")[0]
+                    others = [m for m in left.config.methods if m != method]
+                    if not others or others == list(left.config.methods):
+                        raise
+                    failures.append(str(error))
+                    on_event({"event": "warning", "reason": f"{error}; the others go on"})
+                    left = left.chosen(others, None)
+                else:
+                    return failures
+
+    def _train(self, setting: Setting, on_event: Callable[[Event], None]) -> None:
+        config, workers = setting.config, self.workers
+        run_units(config, self.run, resume=True, workers=workers, on_event=on_event)
+        if setting.newcomer is not None:
+            join_all(config, setting.newcomer, self.run, workers, on_event)
+
+    def collect(self) -> dict[str, Any]:
+        """Write the record and the page of all that is finished; return the record.
+
+        Raises
+        ------
+        FedM2CTError
+            When nothing is finished.
+        """
+        record = self.record()
+        write_atomically(self.out / "results.json", json.dumps(record, indent=1).encode())
+        write_atomically(self.out / "results.md", benchmark_page(record).encode())
+        return record
+
+    def record(self) -> dict[str, Any]:
+        """Return the results of every finished unit, with all that is needed to repeat them."""
+        finished = self.finished()
+        if not finished:
+            raise FedM2CTError(f"{self.run}: no unit is finished yet; run the benchmark first")
+        config, manifest = self.setting.config, read_manifest(self.run)
+        results: Results = {
+            method: {seed: read_result(self.run, method, seed) for seed in seeds}
+            for method, seeds in finished.items()
+        }
+        unpaired = [site.name for site in config.sites if site.supervision == "none"]
+        costs = {method: self.costs(method, seeds) for method, seeds in finished.items()}
+        return {
+            "setting": self.setting.name,
+            "size": self.setting.size,
+            "title": self.setting.title,
+            "command": self.setting.command,
+            "date": datetime.now(UTC).date().isoformat(),
+            "git_commit": git_commit(),
+            "versions": versions(),
+            "machine": {**machine(), "workers": self.workers},
+            "config": _without_folders(config.model_dump(mode="json", exclude=_OF_A_CALL)),
+            "tuned": {m: dict(values) for m, values in self.tuned.items() if m in finished},
+            "patients": manifest["patients"],
+            "reference": {**reference(config), "interval": "95 %, bootstrap over test patients"},
+            **scores_of(results, costs, unpaired),
+            "newcomer": self._newcomer(finished),
+        }
+
+    def _newcomer(self, finished: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
+        """Return the scores of the site that has joined, where the setting has one."""
+        site = self.setting.newcomer
+        if site is None:
+            return None
+        joined = {
+            method: [s for s in (self._joined(site, method, seed) for seed in seeds) if s]
+            for method, seeds in finished.items()
+        }
+        scores = newcomer_scores({method: found for method, found in joined.items() if found})
+        return {"site": site.model_dump(mode="json"), "methods": scores}
+
+    def _joined(self, site: SiteConfig, method: str, seed: int) -> dict[str, dict[str, Any]]:
+        folder = unit_folder(self.run, method, seed)
+        return joined_scores(self.setting.config, site, method, folder)
+
+    def finished(self) -> dict[str, list[int]]:
+        """Return the seeds of every method that are finished under the setting's configuration."""
+        found: dict[str, list[int]] = {}
+        for method in ALL_METHODS:
+            folders = (self.run / method).glob("seed-*")
+            numbers = sorted(int(folder.name.removeprefix("seed-")) for folder in folders)
+            seeds = [s for s in numbers if self._is_finished(method, s)]
+            if seeds:
+                found[method] = seeds
+        return found
+
+    def _is_finished(self, method: str, seed: int) -> bool:
+        return is_finished(self.setting.config, method, unit_folder(self.run, method, seed))
+
+    def costs(self, method: str, seeds: Sequence[int]) -> Costs:
+        """Return what a unit costs: means over seeds, all sites and the server together."""
+        rounds = [
+            [e for e in self._log(method, seed) if e.get("event") == "round"] for seed in seeds
+        ]
+        server = [e for lines in rounds for e in lines if e["site"] == "server"]
+        return Costs(
+            seconds=sum(e["seconds"] for lines in rounds for e in lines) / len(seeds),
+            rounds=len(server) // len(seeds),
+            bytes_up=sum(e["bytes_up"] for e in server) / len(seeds),
+            bytes_down=sum(e["bytes_down"] for e in server) / len(seeds),
+        )
+
+    def _log(self, method: str, seed: int) -> list[Event]:
+        return RunLog(unit_folder(self.run, method, seed) / "metrics.jsonl").read()
+
+
+def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration whose scans are named by `short_names`."""
+    for role in [*config["sites"], config["test"], config["meta"]]:
+        role["scans"] = short_names(role["scans"])
+    return config
+
+
+def publish(record: dict[str, Any], checkout: Path) -> tuple[Path, Path]:
+    """Write a record and its page into a checkout of the project; return both paths.
+
+    Raises
+    ------
+    FedM2CTError
+        When the folder is no checkout.
+    """
+    if not (checkout / "benchmarks" / "results").is_dir() or not (checkout / "docs").is_dir():
+        raise FedM2CTError(f"{checkout}: is no checkout (it has no benchmarks/results and docs)")
+    name = f"{record['setting']}-{record['size']}"
+    data = checkout / "benchmarks" / "results" / f"{name}.json"
+    page = checkout / "docs" / f"benchmark-{name}.md"
+    write_atomically(data, json.dumps(record, indent=1).encode())
+    write_atomically(page, benchmark_page(record).encode())
+    return data, page

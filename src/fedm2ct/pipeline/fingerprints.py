@@ -1,0 +1,60 @@
+"""What a result depends on, as short hashes: equal hashes may share a folder, others may not.
+
+A unit's result depends on what all units of a run share, and on its own method's options: methods
+and seeds may be added to a run, and one method's options may change, without touching the others.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+from fedm2ct.config import MethodConfig, RunConfig
+
+_SHARED = ("sites", "image_size", "meta", "model", "training")
+READS_OUR_OPTIONS = ("fedm2ct", "sc3fl")
+"""The methods that read the table ``[fedm2ct]``; a test builds every method and watches."""
+
+
+def run_fingerprint(config: RunConfig) -> str:
+    """Hash what the training of every unit of a run depends on."""
+    return _hash({name: _plain(getattr(config, name)) for name in _SHARED})
+
+
+def unit_fingerprint(config: RunConfig, method: str) -> str:
+    """Hash what the training of one method depends on."""
+    return _hash({"run": run_fingerprint(config), **own_options(config, method)})
+
+
+def own_options(config: RunConfig, method: str) -> dict[str, Any]:
+    """Return the tables that one method reads and no other one does."""
+    found = {}
+    if method in READS_OUR_OPTIONS:
+        found["fedm2ct"] = _plain(config.fedm2ct)
+    if method in MethodConfig.model_fields:
+        found["method"] = _plain(getattr(config.method, method))
+    return found
+
+
+def test_fingerprint(config: RunConfig) -> str:
+    """Hash what a trained method's scores depend on beside its training."""
+    return _hash({"test": _plain(config.test), "window": config.window})
+
+
+def _plain(value: object) -> object:
+    """Return a configuration's value as plain values, without neutral fields."""
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    if not isinstance(value, BaseModel):
+        return value
+    neutral: frozenset[str] = getattr(value, "neutral", frozenset())
+    return {
+        name: _plain(getattr(value, name))
+        for name, field in type(value).model_fields.items()
+        if not (name in neutral and getattr(value, name) == field.default)
+    }
+
+
+def _hash(relevant: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,78 @@
+"""Tuned options: where they are kept, and how they are read and joined."""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.files import write_atomically
+from fedm2ct.pipeline.settings import Setting
+
+Options = dict[str, dict[str, Any]]
+
+
+def packaged_name(setting: str, size: str) -> str:
+    """Return the name of the package's file of tuned options, below ``fedm2ct/settings/tuned``."""
+    return f"{setting}-{size}.json"
+
+
+def read_tuned(setting: Setting, path: Path | None = None) -> Options:
+    """Return tuned options by method; without a path the package's, none where it has none.
+
+    Raises
+    ------
+    FedM2CTError
+        When the file cannot be read, or is of another setting.
+    """
+    if path is None:
+        name = packaged_name(setting.name, setting.size)
+        packaged = files("fedm2ct").joinpath("settings", "tuned", name)
+        if not packaged.is_file():
+            return {}
+        record = json.loads(packaged.read_text(encoding="utf-8"))
+    else:
+        record = read_record(path)
+        if record["setting"] != setting.name:
+            raise FedM2CTError(f"{path}: was tuned for {record['setting']}, not {setting.name}")
+    return values_of(record)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what `fedm2ct tune` has written.
+
+    Raises
+    ------
+    FedM2CTError
+        When there is none or it is damaged.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values_of(record)
+    except OSError as error:
+        raise FedM2CTError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise FedM2CTError(f"{path}: is not a record of tuning ({error})") from None
+    return record
+
+
+def values_of(record: Mapping[str, Any]) -> Options:
+    """Return the best options of every method of a record."""
+    return {method: dict(entry["values"]) for method, entry in record["methods"].items()}
+
+
+def publish_tuned(record: Mapping[str, Any], checkout: Path) -> Path:
+    """Write a record where the package of a checkout keeps it; return its path.
+
+    Raises
+    ------
+    FedM2CTError
+        When the folder is no checkout.
+    """
+    folder = checkout / "src" / "fedm2ct" / "settings"
+    if not folder.is_dir():
+        raise FedM2CTError(f"{checkout}: is no checkout (it has no src/fedm2ct/settings)")
+    path = folder / "tuned" / packaged_name(record["setting"], record["size"])
+    write_atomically(path, json.dumps(record, indent=1).encode())
+    return path

@@ -1,0 +1,217 @@
+"""Tuning: each method's own options, searched with the same budget on validation patients.
+
+A trial is a unit of work like any other, whose test patients are the setting's validation patients:
+the benchmark's test patients are not even read. The first trial has the default options, so that
+the search cannot end below them. The search is optuna's TPE under a fixed seed: broken off, it goes
+through its finished trials again without training, and on to the same end.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedm2ct.config import ConfigError, RunConfig, parse_config
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.federation.jobs import Job, run_jobs
+from fedm2ct.files import write_atomically
+from fedm2ct.pipeline.machine import machine
+from fedm2ct.pipeline.manifest import git_commit, versions
+from fedm2ct.pipeline.notices import warnings_to
+from fedm2ct.pipeline.prepare import read_cohort
+from fedm2ct.pipeline.search_spaces import SPACES
+from fedm2ct.pipeline.settings import Setting, short_names, with_options
+from fedm2ct.pipeline.summary import read_result
+from fedm2ct.pipeline.train import check_supervision, slices_on_disk
+from fedm2ct.pipeline.unit import is_finished, run_unit, unit_folder
+
+if TYPE_CHECKING:
+    import optuna
+
+Event = dict[str, Any]
+Emit = Callable[[Event], None]
+TUNING_SEED = 1000
+"""Seed of the trials: none that a size's benchmark uses."""
+SEARCH_SEED = 0
+_FIRST_AT_RANDOM = 4
+
+
+def tune(
+    setting: Setting,
+    methods: Sequence[str],
+    budget: int,
+    out: Path,
+    workers: int,
+    on_event: Emit,
+) -> dict[str, Any]:
+    """Search every method's options; write ``tuned.json`` and return what it holds.
+
+    Methods of an earlier call that had the same budget stay in it.
+
+    Parameters
+    ----------
+    setting
+        The setting.
+    methods
+        Names with an entry in `SPACES`.
+    budget
+        Trials for each method, the defaults among them.
+    out
+        Folder to write.
+    workers
+        Methods tuned side by side.
+    on_event
+        Called with every event; ``trial`` says that one is done.
+
+    Raises
+    ------
+    FedM2CTError
+        When a method has nothing to tune, optuna is not installed, or a trial fails.
+    """
+    for method in methods:
+        if method not in SPACES:
+            raise ConfigError(
+                f"{method!r} has no options to tune; those that have are {', '.join(SPACES)}"
+            )
+    _optuna()
+    check_supervision(setting.config)
+    config = validation_config(setting)
+    with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
+        cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
+        with slices_on_disk(cohort, out / ".slices") as slices:
+            jobs = [
+                Job(
+                    method,
+                    tune_method,
+                    {
+                        "config": config.model_dump(mode="json"),
+                        "method": method,
+                        "budget": budget,
+                        "folder": str(out / "trials" / method),
+                        "cohort": str(slices),
+                    },
+                )
+                for method in methods
+            ]
+            found = run_jobs(jobs, workers, on_event)
+    record = _joined(out / "tuned.json", _record(setting, budget, found))
+    write_atomically(out / "tuned.json", json.dumps(record, indent=1).encode())
+    return record
+
+
+def validation_config(setting: Setting) -> RunConfig:
+    """Return the setting's run, tested on its validation patients instead."""
+    data = setting.config.model_dump(mode="json")
+    data["test"] = setting.validation.model_dump(mode="json")
+    return parse_config({**data, "seeds": [TUNING_SEED]}, setting.name)
+
+
+def tune_method(
+    config: dict[str, Any], method: str, budget: int, folder: str, cohort: str, on_event: Emit
+) -> dict[str, Any]:
+    """Search one method's options; plain values in and out, for a process of its own."""
+    optuna = _optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    base = parse_config(config)
+    sampler = optuna.samplers.TPESampler(seed=SEARCH_SEED, n_startup_trials=_FIRST_AT_RANDOM)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.enqueue_trial(defaults(base, method))
+    trials: list[dict[str, Any]] = []
+    for number in range(budget):
+        trial = study.ask()
+        values = {name: _suggested(trial, method, name) for name in SPACES[method]}
+        score = _score(base, method, values, Path(folder) / f"trial-{number}", cohort, on_event)
+        study.tell(trial, score)
+        trials.append({"values": values, "psnr_db": score})
+        on_event({"event": "trial", "number": number, "budget": budget, **trials[-1]})
+    best = max(trials, key=lambda entry: entry["psnr_db"])
+    return {
+        "values": best["values"],
+        "psnr_db": best["psnr_db"],
+        "default_psnr_db": trials[0]["psnr_db"],
+        "trials": trials,
+    }
+
+
+def defaults(config: RunConfig, method: str) -> dict[str, Any]:
+    """Return the present values of a method's tunable options."""
+    table = config.fedm2ct if method == "fedm2ct" else getattr(config.method, method)
+    return {name: getattr(table, name) for name in SPACES[method]}
+
+
+def _suggested(trial: "optuna.Trial", method: str, name: str) -> float | int:
+    where = SPACES[method][name]
+    if where.whole:
+        return int(trial.suggest_int(name, int(where.low), int(where.high)))
+    return float(trial.suggest_float(name, where.low, where.high, log=where.log))
+
+
+def _score(
+    base: RunConfig,
+    method: str,
+    values: dict[str, Any],
+    folder: Path,
+    cohort: str,
+    on_event: Emit,
+) -> float:
+    """Run a trial, unless it is done; return the mean validation PSNR over sites and patients."""
+    config = with_options(base, {method: values}, f"trial of {method}")
+    unit = unit_folder(folder, method, TUNING_SEED)
+    if not is_finished(config, method, unit):
+        plain = config.model_dump(mode="json")
+        run_unit(plain, method, TUNING_SEED, str(folder), cohort, True, on_event)
+    for bulky in ("checkpoints", "sites"):
+        shutil.rmtree(unit / bulky, ignore_errors=True)
+    by_site = []
+    for outputs in read_result(folder, method, TUNING_SEED).values():
+        scores = outputs[""]
+        patients = np.array(scores["patients"])
+        psnr = np.asarray(scores["psnr_db"])
+        by_site.append(np.mean([psnr[patients == name].mean() for name in set(patients)]))
+    return float(np.mean(by_site))
+
+
+def _record(setting: Setting, budget: int, found: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "setting": setting.name,
+        "size": setting.size,
+        "budget": budget,
+        "search": f"optuna {_optuna().__version__}, TPE, seed {SEARCH_SEED}; trials' seed "
+        f"{TUNING_SEED}; mean PSNR over sites and validation patients",
+        "validation": {
+            "scans": short_names(setting.validation.scans),
+            "slices": setting.validation.slices,
+        },
+        "date": datetime.now(UTC).date().isoformat(),
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "machine": machine(),
+        "methods": found,
+    }
+
+
+def _joined(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record with the methods that an earlier call of the same kind has tuned."""
+    if not path.exists():
+        return record
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if any(before[name] != record[name] for name in ("setting", "size", "budget", "validation")):
+        raise FedM2CTError(
+            f"{path}: holds a tuning of another kind (setting, size, budget or patients); choose "
+            "another --out folder"
+        )
+    return {**record, "methods": {**before["methods"], **record["methods"]}}
+
+
+def _optuna() -> Any:  # noqa: ANN401 - a module
+    try:
+        import optuna
+    except ImportError:
+        raise FedM2CTError(
+            "tuning needs optuna: install it with pip install 'fedm2ct[tune]'"
+        ) from None
+    return optuna

@@ -1,0 +1,243 @@
+"""The benchmark from command to page: every method runs, what is done is not done again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fedm2ct.config import ConfigError
+from fedm2ct.evaluation.statistics import bootstrap_mean, holm, paired_wilcoxon
+from fedm2ct.federation.jobs import JobError
+from fedm2ct.federation.methods import METHODS
+from fedm2ct.pipeline.benchmark import Benchmark
+from fedm2ct.pipeline.benchmark_scores import Costs, scores_of
+from fedm2ct.pipeline.settings import load_setting
+from fedm2ct.pipeline.train import run_units
+from fedm2ct.report.benchmark_page import benchmark_page
+
+from ..runs import cli, leftovers, run_jobs_here, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
+COSTS = Costs(seconds=2.0, rounds=4, bytes_up=8e6, bytes_down=4e6)
+
+
+@pytest.fixture(autouse=True)
+def here(in_process, one_thread, small_phantoms, two_sites):
+    """Run units in this process."""
+
+
+def benchmark(out, *options, setting="all-in-one"):
+    return cli("benchmark", setting, "--size", "tiny", "--phantoms", "--out", out, *options)
+
+
+def record_of(out):
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, one_thread, small_phantoms, two_sites):
+    """A benchmark of every method; not to be written to."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedm2ct.pipeline.train.run_jobs", run_jobs_here)
+        assert benchmark(out) == 0
+    return out
+
+
+def test_every_method_runs_and_is_in_the_record(whole):
+    record = record_of(whole)
+    assert list(record["methods"]) == ["fbp", *METHODS]
+    for method, entry in record["methods"].items():
+        assert entry["seeds"] == [0]
+        assert set(entry["sites"]) == {"A", "E"}
+        assert np.isfinite([entry["mean"][m]["mean"] for m in ("psnr_db", "ssim", "rmse_hu")]).all()
+        shares = method not in ("fbp", "local", "local_public", "pooled", "pooled_plain")
+        assert (entry["costs"]["bytes_up"] > 1e4) == shares
+        assert (entry["costs"]["rounds"] == 2) == (method != "fbp")
+    assert record["n_patients"] == len(record["patients"]["test"]) == 1
+    assert {"versions", "machine", "date", "git_commit", "config"} <= set(record)
+    assert not leftovers(whole)
+
+
+def test_the_page_is_made_from_the_record(whole):
+    page = (whole / "results.md").read_text()
+    record = record_of(whole)
+    assert page.startswith("# Benchmark: all-in-one, tiny\n")
+    mean = record["methods"]["fedprox"]["mean"]["psnr_db"]["mean"]
+    (row,) = [r for r in page.splitlines() if r.startswith("| fedprox |") and r.endswith("| 0 |")]
+    assert f"| {mean:.2f} |" in row
+    assert "With one test patient there is no interval" in page
+    assert "By slice, for there is one patient" in page
+
+
+def test_what_is_done_is_not_done_again_and_methods_and_seeds_may_be_added(tmp_path, capsys):
+    assert benchmark(tmp_path, "--methods", "fbp,fedavg", "--seeds", "0") == 0
+    first, before = weights(tmp_path), record_of(tmp_path)
+    assert set(before["methods"]) == {"fbp", "fedavg"}
+    capsys.readouterr()
+    assert benchmark(tmp_path, "--methods", "fedprox,fedavg", "--seeds", "0, 1") == 0
+    said = capsys.readouterr().err
+    assert "fedavg, seed 0: is done already" in said and "fedprox, seed 0: is" not in said
+    after = record_of(tmp_path)
+    seeds = {method: entry["seeds"] for method, entry in after["methods"].items()}
+    assert seeds == {"fbp": [0], "fedavg": [0, 1], "fedprox": [0, 1]}
+    assert after["methods"]["fbp"] == before["methods"]["fbp"]
+    assert {name: weights(tmp_path)[name] for name in first} == first
+
+
+def test_an_option_of_one_method_leaves_the_others_alone(tmp_path, capsys):
+    assert benchmark(tmp_path, "--methods", "fedavg,fedprox") == 0
+    tuned = tmp_path / "tuned.json"
+    tuned.write_text(
+        json.dumps({"setting": "all-in-one", "methods": {"fedprox": {"values": {"mu": 0.5}}}})
+    )
+    assert benchmark(tmp_path, "--methods", "fedavg", "--tuned", tuned) == 0
+    record = record_of(tmp_path)
+    assert set(record["methods"]) == {"fedavg"} and not record["tuned"]
+    capsys.readouterr()
+    assert benchmark(tmp_path, "--methods", "fedprox", "--tuned", tuned) == 1
+    assert "was trained with other options of fedprox" in capsys.readouterr().err
+    assert benchmark(tmp_path / "new", "--methods", "fedprox", "--tuned", tuned) == 0
+    assert record_of(tmp_path / "new")["tuned"] == {"fedprox": {"mu": 0.5}}
+    assert "`mu` = 0.5" in (tmp_path / "new" / "results.md").read_text()
+
+
+def test_the_page_has_intervals_and_sites_without_pairs(whole):
+    record = record_of(whole)
+    results = {m: {0: scores(o, tuple("pqrs"))} for m, o in (("fedm2ct", 1.0), ("fedavg", 0.0))}
+    record |= scores_of(results, dict.fromkeys(results, COSTS), ["B"])
+    page = benchmark_page(record)
+    assert "## Sites without normal-dose images" in page
+    mean = record["methods"]["fedavg"]["mean"]["psnr_db"]
+    assert f"| FedAvg | {mean['mean']:.2f} [{mean['low']:.2f}, {mean['high']:.2f}] |" in page
+    assert "95 %, bootstrap over the 4 test patients" in page
+    assert "With 4 patients the smallest p, before the correction, is 0.12" in page
+    assert "| FedAvg | +1.00 [+1.00, +1.00]; 0.12 |" in page
+
+
+def test_collect_trains_nothing(tmp_path, capsys):
+    assert benchmark(tmp_path, "--collect") == 1
+    assert "no unit is finished yet" in capsys.readouterr().err
+    assert benchmark(tmp_path, "--methods", "fbp") == 0
+    (tmp_path / "results.json").unlink()
+    assert benchmark(tmp_path, "--collect") == 0
+    assert set(record_of(tmp_path)["methods"]) == {"fbp"}
+
+
+def test_the_others_go_on_when_a_method_fails(tmp_path, monkeypatch, capsys):
+    def failing(jobs, workers, on_event):
+        for job in jobs:
+            if job.name.startswith("fedavg"):
+                raise JobError("fedavg/seed-0: no luck", job=job.name)
+            run_jobs_here([job], workers, on_event)
+
+    monkeypatch.setattr("fedm2ct.pipeline.train.run_jobs", failing)
+    assert benchmark(tmp_path, "--methods", "fedavg,fbp") == 1
+    assert "fedavg/seed-0: no luck" in capsys.readouterr().err
+    assert set(record_of(tmp_path)["methods"]) == {"fbp"}
+
+
+def test_results_are_published_into_a_checkout(tmp_path, capsys):
+    assert benchmark(tmp_path / "out", "--methods", "fbp", "--publish", tmp_path) == 1
+    assert "is no checkout" in capsys.readouterr().err
+    for folder in ("benchmarks/results", "docs"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert benchmark(tmp_path / "out", "--collect", "--publish", tmp_path) == 0
+    data = tmp_path / "benchmarks" / "results" / "all-in-one-tiny.json"
+    assert json.loads(data.read_text()) == record_of(tmp_path / "out")
+    page = tmp_path / "docs" / "benchmark-all-in-one-tiny.md"
+    assert page.read_text() == (tmp_path / "out" / "results.md").read_text()
+
+
+def test_sites_without_pairs_are_refused(tmp_path):
+    config = load_setting("hybrid", "tiny").chosen(["fbp"], None).config
+    with pytest.raises(ConfigError, match="without normal-dose images is not built in"):
+        run_units(config, tmp_path, resume=True, workers=1, on_event=print)
+
+
+def test_finished_units_of_another_configuration_do_not_count(whole, two_sites):
+    setting = two_sites("all-in-one", "tiny", phantoms=True)
+    other = setting.with_options({"fedprox": {"mu": 0.9}})
+    left = Benchmark(other, whole).finished()
+    assert set(left) == {"fbp", *METHODS} - {"fedprox"}
+
+
+def scores(offset, patients=("p", "p", "q", "r")):
+    """Two sites' scores: a ramp over slices, and an offset."""
+    ramp = np.arange(len(patients), dtype=float)
+    site = {m: (ramp + offset).tolist() for m in ("psnr_db", "ssim", "rmse_hu")}
+    other = {m: (2 * ramp + offset).tolist() for m in ("psnr_db", "ssim", "rmse_hu")}
+    return {s: {"": {**v, "patients": list(patients)}} for s, v in (("A", site), ("B", other))}
+
+
+def test_patients_sites_and_seeds_are_averaged_in_this_order():
+    found = scores_of({"fedm2ct": {0: scores(0.0), 1: scores(1.0)}}, {"fedm2ct": COSTS})
+    entry = found["methods"]["fedm2ct"]
+    a, b = np.array([0.5, 2.0, 3.0]) + 0.5, np.array([1.0, 4.0, 6.0]) + 0.5
+    assert entry["sites"]["A"]["psnr_db"]["mean"] == pytest.approx(a.mean())
+    assert [p["psnr_db"] for p in entry["patients"].values()] == pytest.approx(list((a + b) / 2))
+    interval = bootstrap_mean((a + b) / 2, np.random.default_rng(0))
+    assert entry["mean"]["psnr_db"]["mean"] == pytest.approx(interval.mean)
+    assert entry["mean"]["psnr_db"]["low"] == pytest.approx(interval.low)
+    assert entry["mean"]["psnr_db"]["n"] == found["n_patients"] == 3
+    assert entry["costs"]["bytes_up"] == 8e6
+
+
+def test_rivals_are_paired_by_patient_over_common_seeds():
+    patients = tuple("abcdefg")
+    rng = np.random.default_rng(1)
+
+    def noisy(shift):
+        made = scores(shift, patients)
+        for site in made.values():
+            site[""]["psnr_db"] = (np.array(site[""]["psnr_db"]) + rng.normal(size=7)).tolist()
+        return made
+
+    ours, a, b = {0: noisy(1.0), 1: noisy(5.0)}, {0: noisy(0.0)}, {0: noisy(-1.0), 1: noisy(4.0)}
+    results = {"fedm2ct": ours, "fedavg": a, "fedprox": b}
+    found = scores_of(results, dict.fromkeys(results, COSTS))["compared"]
+    assert found["case"] == "patient"
+
+    def by_patient(by_seed, seeds):
+        return np.mean(
+            [[by_seed[s][site][""]["psnr_db"] for site in "AB"] for s in seeds], axis=(0, 1)
+        )
+
+    differences = {
+        "fedavg": by_patient(ours, [0]) - by_patient(a, [0]),
+        "fedprox": by_patient(ours, [0, 1]) - by_patient(b, [0, 1]),
+    }
+    p = [paired_wilcoxon(d, np.zeros(7)) for d in differences.values()]
+    rows = found["metrics"]["psnr_db"]
+    for (name, difference), corrected in zip(differences.items(), holm(p), strict=True):
+        assert rows[name]["mean"] == pytest.approx(difference.mean())
+        assert rows[name]["p_holm"] == pytest.approx(corrected)
+    assert rows["fedavg"]["seeds"] == [0]
+
+
+def test_one_patient_is_compared_by_slice_and_has_no_interval():
+    results = {m: {0: scores(o, ("p",) * 4)} for m, o in (("fedm2ct", 1.0), ("fedavg", 0.0))}
+    found = scores_of(results, dict.fromkeys(results, COSTS))
+    assert found["compared"]["case"] == "slice"
+    assert found["compared"]["metrics"]["psnr_db"]["fedavg"]["n"] == 4
+    assert found["methods"]["fedavg"]["mean"]["ssim"]["low"] is None
+
+
+def test_further_metrics_are_taken_up_and_missing_ones_left_out():
+    made = scores(0.0)
+    for site in made.values():
+        site[""] |= {"lpips": [0.1, 0.3, 0.2, 0.4], "distance": 1.5, "absent": None}
+        site[""]["rmse_hu"] = [1.0, float("nan"), 2.0, float("nan")]
+    found = scores_of({"fedm2ct": {0: made}}, {"fedm2ct": COSTS})
+    mean = found["methods"]["fedm2ct"]["mean"]
+    assert mean["lpips"]["mean"] == pytest.approx(0.8 / 3)
+    assert (mean["distance"]["mean"], mean["distance"]["low"]) == (1.5, None)
+    assert "absent" not in mean
+    assert (mean["rmse_hu"]["mean"], mean["rmse_hu"]["n"]) == (1.5, 2)
+
+
+def test_sites_without_pairs_have_a_mean_of_their_own():
+    results = {"fedm2ct": {0: scores(1.0)}}
+    entry = scores_of(results, {"fedm2ct": COSTS}, ["B"])["methods"]["fedm2ct"]
+    assert entry["mean_without_pairs"]["ssim"] == entry["sites"]["B"]["ssim"]
+    assert "mean_without_pairs" not in scores_of(results, {"fedm2ct": COSTS})["methods"]["fedm2ct"]

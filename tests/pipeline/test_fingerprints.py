@@ -1,0 +1,110 @@
+"""What a unit's result depends on, and no more: so that a benchmark can grow."""
+
+import pytest
+
+from fedm2ct.config import MethodConfig, RunConfig, SiteConfig, parse_config
+from fedm2ct.federation.methods import METHODS
+from fedm2ct.federation.methods.setup import Setup
+from fedm2ct.pipeline.fingerprints import (
+    READS_OUR_OPTIONS,
+    run_fingerprint,
+    unit_fingerprint,
+)
+from fedm2ct.pipeline.settings import load_setting
+from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
+
+
+@pytest.fixture
+def config():
+    return load_setting("all-in-one", "tiny").config
+
+
+def changed(config, **tables):
+    data = config.model_dump(mode="json")
+    for table, fields in tables.items():
+        if isinstance(fields, dict):
+            data[table].update(fields)
+        else:
+            data[table] = fields
+    return parse_config(data)
+
+
+def prints(config):
+    return {method: unit_fingerprint(config, method) for method in config.methods}
+
+
+@pytest.mark.parametrize(
+    ("tables", "touched"),
+    [
+        ({"methods": ["fbp", "fedavg"]}, set()),
+        ({"seeds": [7, 8]}, set()),
+        ({"name": "other"}, set()),
+        ({"test": {"slices": 9}}, set()),
+        ({"method": {"fedprox": {"mu": 0.7}}}, {"fedprox"}),
+        ({"method": {"moon": {"temperature": 0.7}}}, {"moon"}),
+        ({"fedm2ct": {"lambda_shared": 0.9}}, {"fedm2ct", "sc3fl"}),
+    ],
+)
+def test_only_those_that_read_an_option_depend_on_it(config, tables, touched):
+    before, after = prints(config), prints(changed(config, **tables))
+    assert {m for m in after if after[m] != before[m]} == touched
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"image_size": 48},
+        {"training": {"rounds": 5}},
+        {"model": {"width": 6}},
+        {"meta": {"slices": 7}},
+    ],
+)
+def test_what_all_share_touches_all(config, tables):
+    before, after = prints(config), prints(changed(config, **tables))
+    assert all(after[m] != before[m] for m in config.methods)
+    assert run_fingerprint(config) != run_fingerprint(changed(config, **tables))
+
+
+def test_a_neutral_field_counts_only_where_it_is_set(config):
+    data = config.model_dump(mode="json")
+    data["sites"][0]["supervision"] = "none"
+    assert run_fingerprint(parse_config(data)) != run_fingerprint(config)
+    assert "supervision" in SiteConfig.neutral
+    before = run_fingerprint(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(SiteConfig.model_fields, "supervision")
+        assert run_fingerprint(config) == before
+
+
+class Watched:
+    """A configuration that notes which of its tables are read."""
+
+    def __init__(self, config, read):
+        self._config, self._read = config, read
+
+    def __getattr__(self, name):
+        value = getattr(self._config, name)
+        if name == "method":
+            return Watched(value, self._read)
+        if name == "fedm2ct" or name in MethodConfig.model_fields:
+            self._read.add(name)
+        return value
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_reads_its_own_options_and_no_others(method):
+    read, made = set(), tiny.setup()
+    METHODS[method](Setup(Watched(made.config, read), made.tasks, made.seed, made.public))
+    allowed = {method} if method in MethodConfig.model_fields else set()
+    if method in READS_OUR_OPTIONS:
+        allowed.add("fedm2ct")
+    assert read == allowed
+
+
+def test_every_table_of_a_run_is_counted_somewhere():
+    counted = {"sites", "image_size", "meta", "model", "training", "fedm2ct", "method"}
+    scores = {"test", "window"}
+    without_effect = {"name", "methods", "seeds"}
+    assert set(RunConfig.model_fields) == counted | scores | without_effect

@@ -1,0 +1,96 @@
+"""A site that joins later: what it starts from, and that it trains on its own slices only."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fedm2ct.config import ConfigError
+from fedm2ct.pipeline import newcomer
+from fedm2ct.pipeline.newcomer import COUNTS, join_all, joined_config, last_shared
+from fedm2ct.pipeline.settings import load_setting
+
+from ..runs import cli, run_jobs_here
+
+pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
+METHODS = ("fbp", "local", "fedrep", "pooled", "ditto", "fedm2ct")
+
+
+@pytest.fixture(autouse=True)
+def here(in_process, one_thread, small_phantoms, two_sites, monkeypatch):
+    monkeypatch.setattr(newcomer, "run_jobs", run_jobs_here)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory, one_thread, small_phantoms, two_sites):
+    """The benchmark of the setting; not to be written to."""
+    folder = tmp_path_factory.mktemp("unseen")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedm2ct.pipeline.train.run_jobs", run_jobs_here)
+        patch.setattr(newcomer, "run_jobs", run_jobs_here)
+        assert run(folder, "--methods", ",".join(METHODS)) == 0
+    return folder
+
+
+def run(folder, *options):
+    return cli("benchmark", "unseen", "--size", "tiny", "--phantoms", "--out", folder, *options)
+
+
+def scores(out, method):
+    return json.loads((out / "run" / method / "seed-0" / "newcomer.json").read_text())["scores"]
+
+
+def test_every_method_is_scored_with_every_number_of_slices(out):
+    record = json.loads((out / "results.json").read_text())
+    assert "F" not in {site["name"] for site in record["config"]["sites"]}
+    assert set(record["newcomer"]["methods"]) == set(METHODS)
+    for method, entry in record["newcomer"]["methods"].items():
+        assert [int(c) for c in entry if c != "seeds"] == list(COUNTS)
+        for count in map(str, COUNTS):
+            found = scores(out, method)[count]["psnr_db"]
+            assert entry[count]["psnr_db"]["mean"] == pytest.approx(np.mean(found))
+    page = (out / "results.md").read_text()
+    assert "## The site that joins" in page and "| Method | 0 | 1 | 5 | 20 |" in page
+
+
+def test_without_slices_only_a_whole_shared_network_does_more_than_fbp(out):
+    fbp = scores(out, "fbp")["0"]["psnr_db"]
+    for method in ("local", "fedrep"):  # fedrep keeps the last layer, which is zero at the start
+        assert scores(out, method)["0"]["psnr_db"] == pytest.approx(fbp, abs=1e-4)
+    for method in ("pooled", "ditto", "fedm2ct"):
+        assert np.abs(np.subtract(scores(out, method)["0"]["psnr_db"], fbp)).max() > 1e-3, method
+
+
+def test_training_changes_all_but_fbp(out):
+    for method in METHODS:
+        one, none = (scores(out, method)[c]["psnr_db"] for c in "10")
+        assert (one == none) == (method == "fbp"), method
+
+
+def test_the_pooled_network_is_that_of_the_last_round(out):
+    shared = last_shared(out / "run" / "pooled" / "seed-0")
+    assert shared and all(name.startswith("shared.") for name in shared)
+    assert last_shared(out / "run" / "local" / "seed-0") == {}
+
+
+def test_it_joins_once(out, capsys):
+    path = out / "run" / "fedm2ct" / "seed-0" / "newcomer.json"
+    before = path.stat().st_mtime_ns
+    assert run(out, "--methods", "fedm2ct") == 0
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_patient_of_the_training_may_not_join(out, two_sites):
+    setting = two_sites("unseen", "tiny", phantoms=True)
+    config = setting.config.model_copy(update={"methods": ["fbp"], "seeds": [0]})
+    known = setting.newcomer.model_copy(update={"scans": [config.sites[0].scans[0]]})
+    with pytest.raises(ConfigError, match="'F', which joins, is one of 'A'"):
+        join_all(config, known, out / "run", 1, print)
+
+
+def test_it_takes_a_quarter_of_the_rounds_alone():
+    setting = load_setting("unseen", "small")
+    joined = joined_config(setting.config, setting.newcomer)
+    assert [site.name for site in joined.sites] == ["F"]
+    assert joined.training.rounds == setting.config.training.rounds // 4
+    assert joined.training.local_steps == setting.config.training.local_steps

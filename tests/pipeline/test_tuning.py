@@ -1,0 +1,135 @@
+"""Tuning: the same budget for each, validation patients only, every option has a range."""
+
+import json
+import math
+
+import pytest
+
+from fedm2ct.config import ConfigError, FedM2CTConfig, MethodConfig, parse_config
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.federation.methods import METHODS
+from fedm2ct.pipeline import tuning
+from fedm2ct.pipeline.search_spaces import NOT_TUNED, SPACES
+from fedm2ct.pipeline.settings import SETTINGS, SIZES, load_setting, with_options
+from fedm2ct.pipeline.tuned import read_record, read_tuned, values_of
+
+from ..runs import cli
+
+OPTIONS = {**{m: type(getattr(MethodConfig(), m)) for m in MethodConfig.model_fields},
+           "fedm2ct": FedM2CTConfig}  # fmt: skip
+
+
+def jobs_here(jobs, workers, on_event):
+    """Stand in for `run_jobs`, with results."""
+    return {
+        job.name: job.function(
+            **job.arguments, on_event=lambda e, n=job.name: on_event({"job": n, **e})
+        )
+        for job in jobs
+    }
+
+
+@pytest.fixture
+def here(monkeypatch, one_thread, small_phantoms, two_sites):
+    monkeypatch.setattr(tuning, "run_jobs", jobs_here)
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_every_option_has_a_range_or_a_reason_for_none(method):
+    fixed = set(NOT_TUNED.get(method, ()))
+    ranges = set(SPACES[method])
+    assert ranges | fixed == set(OPTIONS[method].model_fields)
+    assert not ranges & fixed
+
+
+def test_only_methods_have_ranges():
+    assert set(SPACES) <= set(METHODS)
+
+
+@pytest.mark.parametrize(("method", "option"), [(m, o) for m, os in SPACES.items() for o in os])
+def test_ranges_hold_the_default_and_are_allowed(method, option):
+    where = SPACES[method][option]
+    config = load_setting("all-in-one", "tiny").config
+    assert where.low <= tuning.defaults(config, method)[option] <= where.high
+    for value in (where.low, where.high):
+        value = int(value) if where.whole else value
+        with_options(config, {method: {option: value}}, "range")
+    assert where.low > 0 or not where.log
+
+
+def test_a_trial_knows_validation_patients_only():
+    setting = load_setting("all-in-one", "small")
+    config = tuning.validation_config(setting)
+    assert config.test == setting.validation != setting.config.test
+    assert config.seeds == [tuning.TUNING_SEED]
+    assert not set(config.seeds) & set(setting.config.seeds)
+    assert config.sites == setting.config.sites
+
+
+def tune(out, *options):
+    return cli("tune", "all-in-one", "--size", "tiny", "--phantoms", "--out", out, *options)
+
+
+def test_search_starts_at_the_defaults_repeats_and_feeds_the_benchmark(tmp_path, here, capsys):
+    assert tune(tmp_path, "--method", "fedprox", "--budget", 3) == 0
+    record = read_record(tmp_path / "tuned.json")
+    found = record["methods"]["fedprox"]
+    assert found["trials"][0]["values"]["mu"] == pytest.approx(0.01)
+    assert len({t["values"]["mu"] for t in found["trials"]}) == 3
+    assert found["psnr_db"] == max(t["psnr_db"] for t in found["trials"])
+    assert math.isfinite(found["psnr_db"]) and record["budget"] == 3
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("result.json")}
+    assert len(times) == 3
+    assert not list(tmp_path.rglob("model.safetensors"))
+
+    assert tune(tmp_path, "--method", "scaffold", "--method", "fedprox", "--budget", 3) == 0
+    again = read_record(tmp_path / "tuned.json")
+    assert again["methods"]["fedprox"] == found and "scaffold" in again["methods"]
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+
+    assert tune(tmp_path, "--method", "fedprox", "--budget", 2) == 1
+    assert "tuning of another kind" in capsys.readouterr().err
+    setting = load_setting("all-in-one", "tiny")
+    values = read_tuned(setting, tmp_path / "tuned.json")
+    assert values["fedprox"] == found["values"]
+    assert setting.with_options(values).config.method.fedprox.mu == found["values"]["mu"]
+
+
+def test_what_cannot_be_tuned_is_refused(tmp_path, here, capsys):
+    assert tune(tmp_path, "--method", "fedavg") == 1
+    assert "'fedavg' has no options to tune" in capsys.readouterr().err
+
+
+def test_sites_without_pairs_are_refused(tmp_path, here):
+    with pytest.raises(ConfigError, match="without normal-dose images"):
+        tuning.tune(load_setting("hybrid", "tiny"), ["fedprox"], 1, tmp_path, 1, print)
+
+
+def test_records_of_other_settings_and_damaged_ones_are_refused(tmp_path):
+    path = tmp_path / "tuned.json"
+    with pytest.raises(FedM2CTError, match="cannot be read"):
+        read_tuned(load_setting("hybrid", "tiny"), path)
+    path.write_text("{")
+    with pytest.raises(FedM2CTError, match="not a record of tuning"):
+        read_record(path)
+    path.write_text(json.dumps({"setting": "unseen", "methods": {}}))
+    with pytest.raises(FedM2CTError, match="was tuned for unseen, not hybrid"):
+        read_tuned(load_setting("hybrid", "tiny"), path)
+
+
+def test_a_record_is_published_where_the_benchmark_looks(tmp_path, here, capsys):
+    assert tune(tmp_path / "o", "--method", "fedprox", "--budget", 1, "--publish", tmp_path) == 1
+    assert "is no checkout" in capsys.readouterr().err
+    (tmp_path / "src" / "fedm2ct" / "settings").mkdir(parents=True)
+    assert tune(tmp_path / "o", "--method", "fedprox", "--budget", 1, "--publish", tmp_path) == 0
+    path = tmp_path / "src" / "fedm2ct" / "settings" / "tuned" / "all-in-one-tiny.json"
+    assert read_record(path) == read_record(tmp_path / "o" / "tuned.json")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("size", SIZES)
+def test_tuned_options_of_the_package_fit_their_setting(name, size):
+    setting = load_setting(name, size)
+    config = setting.with_options(read_tuned(setting)).config
+    assert parse_config(config.model_dump(mode="json")) == config
+    assert values_of({"methods": {}}) == {}
