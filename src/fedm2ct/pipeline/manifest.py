@@ -21,6 +21,8 @@ NOTES = [
     "Acquisitions are simulated: objects on a grid twice as fine as the reconstruction's and two "
     "rays a detector bin, so that projector and reconstruction do not share a grid.",
 ]
+SCORES = 2
+"""Version of what a result holds: results of another one are scored again on ``--resume``."""
 _PACKAGES = ("torch", "numpy", "scipy", "numba", "flwr", "SimpleITK", "safetensors")
 
 
@@ -33,6 +35,7 @@ def config_fingerprint(config: RunConfig) -> str:
 def test_fingerprint(config: RunConfig) -> str:
     """Hash what a trained method's scores depend on beside its training."""
     relevant = config.model_dump(mode="json", include={"test", "window"})
+    relevant["scores"] = SCORES
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
 
