@@ -86,8 +86,7 @@ def lesion_test(
                 f"site {site}: no test slice has room in soft tissue for a lesion of "
                 f"{max(diameters_mm):g} mm; take smaller ones"
             )
-        described = [{**asdict(x), "patient": patients[x.slice_index]} for x in lesions]
-        sites[site] = {"pixel_mm": protocol.grid.pixel_mm, "lesions": described}
+        sites[site] = _described(lesions, patients, protocol)
         planted = plant(data, lesions, protocol)
         for method in config.methods:
             reconstructor = reconstructors_of(protocols, run, method, seed, site)[""]
@@ -106,6 +105,14 @@ def lesion_test(
     }
     write_atomically(run / _FILE, json.dumps(result, indent=1).encode())
     return result
+
+
+def _described(
+    lesions: Sequence[Lesion], patients: Sequence[str], protocol: Protocol
+) -> dict[str, Any]:
+    """Return a site's lesions, each with its patient, as they are stored."""
+    described = [{**asdict(x), "patient": patients[x.slice_index]} for x in lesions]
+    return {"pixel_mm": protocol.grid.pixel_mm, "lesions": described}
 
 
 def read_lesions(config: RunConfig, run: Path) -> dict[str, Any] | None:
