@@ -10,6 +10,7 @@ import pytest
 from fedm2ct.config import FedM2CTConfig, MethodConfig, parse_config
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.physics.protocols import protocol_from_dict
+from fedm2ct.pipeline.conventional import CONVENTIONAL
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -40,7 +41,7 @@ def test_links_between_pages_lead_somewhere(page):
 @pytest.mark.parametrize("pages", [("method.md", "rivals.md"), ("evaluation.md",)])
 def test_every_method_is_spoken_of(pages):
     text = "".join((DOCS / page).read_text() for page in pages)
-    for name in ("fbp", *METHODS):
+    for name in (*CONVENTIONAL, *METHODS):
         assert f"`{name}`" in text, name
 
 

@@ -20,10 +20,10 @@ HU_MIN, HU_MAX = -1024.0, 3071.0
 ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, torch.Tensor)
 
 
-def hu_to_relative(hu: ArrayOrTensor) -> ArrayOrTensor:
-    """Convert HU to relative attenuation (air 0, water 1); values below air become 0."""
-    relative: ArrayOrTensor = (hu / 1000.0 + 1.0).clip(min=0.0)
-    return relative
+def hu_to_relative(hu: ArrayOrTensor, *, clip: bool = True) -> ArrayOrTensor:
+    """Convert HU to relative attenuation (air 0, water 1); values below air become 0 if `clip`."""
+    relative: ArrayOrTensor = hu / 1000.0 + 1.0
+    return relative.clip(min=0.0) if clip else relative
 
 
 def relative_to_hu(relative: ArrayOrTensor) -> ArrayOrTensor:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from fedm2ct.physics.noise import add_dose_noise
+from fedm2ct.physics.noise import add_dose_noise, inverse_variance
 
 
 def generator(seed=0):
@@ -59,3 +59,12 @@ def test_refuses_impossible_doses(change, message):
     }
     with pytest.raises(ValueError, match=message):
         add_dose_noise(**{**arguments, **change})
+
+
+@pytest.mark.parametrize(("photons", "sigma"), [(1e4, 0.0), (2e4, 20.0)])
+def test_the_inverse_variance_is_that_of_many_measurements(photons, sigma):
+    clean = torch.tensor([0.5, 1.5, 2.5], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(11)
+    measured = add_dose_noise(clean.expand(40_000, 3), photons, sigma, generator)
+    weights = inverse_variance(clean, photons, sigma)
+    torch.testing.assert_close(measured.var(0) * weights, torch.ones(3).double(), atol=0.03, rtol=0)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from fedm2ct.report import style
 from fedm2ct.report.curves import bytes_per_round, learning_figure, validation_curves
 from fedm2ct.report.figures import (
     DIFFERENCE_COLOURS,
@@ -91,3 +92,32 @@ def test_learning_figure_has_every_site_and_method(run):
     assert learning_figure([], SITES) is None
     missing = [{"method": "local", "site": "South", "round": 1, "val_psnr_db": None}]
     assert learning_figure(missing, SITES) is None
+
+
+def test_many_methods_go_into_rows_that_do_not_touch(site):
+    names = list(style.LABELS)
+    assert len(names) >= 25
+    crowded = SiteImages(site.truth, dict.fromkeys(names, site.truth), pixel_mm=7.5)
+    figure = site_figure(crowded, WINDOW, 80.0, FULL)
+    width, height = figure.get_size_inches()
+    assert width < 17 and height < 40
+    boxes = [axes.get_position() for axes in figure.axes if axes.images]
+    assert len(boxes) == 1 + 2 * len(names)
+    for k, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.x1 <= 1.001 and box.y0 >= 0 and box.y1 <= 1
+        assert not any(box.shrunk(0.99, 0.99).overlaps(other) for other in boxes[:k])
+    titles = {axes.get_title() for axes in figure.axes}
+    assert {style.label(name) for name in names} <= titles
+
+
+def test_the_key_of_many_curves_is_outside_of_the_panels(run):
+    entries = [entry for entry in run["history"] if entry["method"] == "local"]
+    names = [name for name in style.LABELS if name not in style.CONVENTIONAL_METHODS]
+    figure = learning_figure([{**e, "method": name} for name in names for e in entries], SITES)
+    figure.draw_without_rendering()
+    legends = [legend for part in figure.subfigs for legend in part.legends]
+    (key,) = legends
+    assert [text.get_text() for text in key.get_texts()] == [style.label(name) for name in names]
+    where = key.get_window_extent()
+    assert where.x0 >= 0 and where.x1 <= figure.bbox.x1 and where.y0 >= 0
+    assert not any(where.overlaps(axes.get_window_extent()) for axes in figure.get_axes())

@@ -92,3 +92,23 @@ def test_tidy_drops_folders_only():
         "b": "l2/l1",
         "c": 3,
     }
+
+
+def test_among_many_methods_the_headline_names_the_best_of_each_group(run):
+    methods = run["summary"]["methods"]
+    for name, psnr in {"sirt": 29.0, "tv": 31.5, "ditto": 33.3, "fedkd": 32.0}.items():
+        scores = {**methods["local"]["mean"], "psnr_db": psnr}
+        methods[name] = {"sites": {site: scores for site in SITES}, "mean": scores}
+    text = headline(run["summary"], SITES)
+    for named in ("+2.50 dB against TV", "+0.70 dB against Ditto", "against Local only"):
+        assert named in text
+    assert "FedAvg" not in text and "FBP" not in text and "against Pooled, prompted*" in text
+
+
+def test_groups_are_set_apart_and_known_to_the_page(run):
+    rows = metric_rows(run["summary"], PSNR, SITES)
+    assert [(row.group, row.first) for row in rows] == [
+        ("conventional", False), ("local", True), ("federated", True), ("own", True),
+        ("reference", True),
+    ]  # fmt: skip
+    assert rows[-1].label.endswith("*")

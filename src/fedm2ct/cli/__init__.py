@@ -14,6 +14,7 @@ _COMMANDS = {
     "demo": "fedm2ct.cli.demo",
     "train": "fedm2ct.cli.train",
     "evaluate": "fedm2ct.cli.evaluate",
+    "lesions": "fedm2ct.cli.lesions",
     "reconstruct": "fedm2ct.cli.reconstruct",
     "simulate": "fedm2ct.cli.simulate",
     "benchmark": "fedm2ct.cli.benchmark",

@@ -10,10 +10,10 @@ from typing import Any, Self, TextIO
 from tqdm import tqdm
 
 from fedm2ct.config import RunConfig
+from fedm2ct.pipeline.conventional import CONVENTIONAL
 
-_UNTRAINED = "fbp"
 _HEADER = (
-    f"{'method':<10} {'seed':>4} {'round':>7} {'val PSNR':>9} {'loss':>7} {'alpha':>6} {'s':>6}"
+    f"{'method':<12} {'seed':>4} {'round':>7} {'val PSNR':>9} {'loss':>7} {'alpha':>6} {'s':>6}"
 )
 
 
@@ -77,7 +77,7 @@ class RunProgress:
     def __init__(self, config: RunConfig, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
         self.rounds = config.training.rounds
-        trained = [m for m in config.methods if m != _UNTRAINED]
+        trained = [m for m in config.methods if m not in CONVENTIONAL]
         self.total = len(trained) * len(config.seeds) * self.rounds
         self.done = 0
         self.bar = bar_of(self.total, "round", self.stream)
@@ -123,7 +123,7 @@ class RunProgress:
     def _finished(self, job: str, before: bool) -> None:
         if before:
             self._say(f"{_label(job)}: is done already")
-            self._credit(0 if job.startswith(f"{_UNTRAINED}/") else self.rounds)
+            self._credit(0 if job.partition("/")[0] in CONVENTIONAL else self.rounds)
         self.active.pop(job, None)
 
     def _working(self, job: str, what: str) -> None:
@@ -161,7 +161,7 @@ class RunProgress:
         seconds = sum(e.get("seconds") or 0.0 for e in events)
         place = f"{key[1]}/{self.rounds}"
         self._say(
-            f"{method:<10} {seed:>4} {place:>7} {psnr:>9} {loss:>7} {alpha:>6} {seconds:>6.1f}"
+            f"{method:<12} {seed:>4} {place:>7} {psnr:>9} {loss:>7} {alpha:>6} {seconds:>6.1f}"
         )
 
     def _once(self, text: str) -> None:

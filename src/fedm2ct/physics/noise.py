@@ -53,3 +53,26 @@ def add_dose_noise(
         noise = torch.empty_like(counts).normal_(generator=generator)
         counts = counts + electronic_noise * noise
     return -torch.log(counts.clamp(min=floor) / photons).to(line_integrals.dtype)
+
+
+def inverse_variance(line_integrals: Tensor, photons: float, electronic_noise: float) -> Tensor:
+    r"""Return one over the variance of measured line integrals, to first order in the noise.
+
+    .. math:: 1 / \mathrm{var}(\hat p) = N^2 / (N + \sigma_e^2), \qquad N = I_0 e^{-p}
+
+    Where only few photons arrive it is too small: the measurement's floor bounds the noise.
+
+    Parameters
+    ----------
+    line_integrals
+        Line integrals ``p`` (dimensionless), without noise or as measured, any shape.
+    photons, electronic_noise
+        As for `add_dose_noise`.
+
+    Returns
+    -------
+    Tensor
+        Dimensionless, of the input's shape and dtype.
+    """
+    expected = photons * torch.exp(-line_integrals)
+    return expected.square() / (expected + electronic_noise**2)

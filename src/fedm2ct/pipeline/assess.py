@@ -1,4 +1,4 @@
-"""Reconstruct test slices with every site's model and score them, in HU."""
+"""Reconstruct test slices with every site's model and score them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from fedm2ct.data.simulate import PairedData
 from fedm2ct.evaluation.metrics import FULL_RANGE_HU, body_mask, psnr, rmse_hu, ssim, window_range
 from fedm2ct.model.ts_iradonmap import TSiRadonMAP
-from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.protocols import Protocol
+from fedm2ct.pipeline.consistency import Consistency
 from fedm2ct.units import relative_to_hu
 
 HuArray = NDArray[np.float32]
@@ -28,6 +28,9 @@ class SliceScores:
     rmse_hu: list[float]
     psnr_window_db: list[float]
     ssim_window: list[float]
+    residual: list[float]
+    residual_to_fbp: list[float]
+    residual_to_truth: list[float]
     patients: list[str]
 
 
@@ -35,11 +38,6 @@ def to_hu(relative: torch.Tensor) -> HuArray:
     """Return images ``(n, 1, row, column)`` as float32 HU ``(n, row, column)``."""
     array: HuArray = relative_to_hu(relative[:, 0].detach().cpu()).numpy().astype(np.float32)
     return array
-
-
-def fbp_reconstructor(protocol: Protocol) -> Reconstructor:
-    """Return conventional FBP (ramp filter) of a protocol."""
-    return lambda sinogram: fbp(sinogram, protocol.geometry, protocol.grid)
 
 
 def outputs_of(model: TSiRadonMAP) -> dict[str, Reconstructor]:
@@ -65,8 +63,14 @@ def reconstruct(
     return np.concatenate(parts)
 
 
-def score(image: HuArray, truth: HuArray, patients: Sequence[str], window: str) -> SliceScores:
-    """Score slices in the full range and in a display window; RMSE inside the body."""
+def score(
+    image: HuArray,
+    truth: HuArray,
+    patients: Sequence[str],
+    window: str,
+    consistency: Consistency,
+) -> SliceScores:
+    """Score slices in the full range and in a display window, RMSE inside the body; residuals."""
     shown = window_range(window)
     return SliceScores(
         psnr_db=psnr(image, truth, FULL_RANGE_HU).tolist(),
@@ -74,6 +78,7 @@ def score(image: HuArray, truth: HuArray, patients: Sequence[str], window: str) 
         rmse_hu=rmse_hu(image, truth, body_mask(truth)).tolist(),
         psnr_window_db=psnr(image, truth, shown).tolist(),
         ssim_window=ssim(image, truth, shown).tolist(),
+        **consistency.scores(image),
         patients=list(patients),
     )
 
@@ -81,10 +86,12 @@ def score(image: HuArray, truth: HuArray, patients: Sequence[str], window: str) 
 def assess(
     reconstructors: Mapping[str, Reconstructor],
     data: PairedData,
+    protocol: Protocol,
     patients: Sequence[str],
     window: str,
 ) -> tuple[dict[str, HuArray], dict[str, SliceScores]]:
     """Reconstruct and score one site's test slices with several reconstructors."""
-    truth = to_hu(data.truth)
+    truth, consistency = to_hu(data.truth), Consistency(data, protocol)
     images = {n: reconstruct(r, data.projections) for n, r in reconstructors.items()}
-    return images, {n: score(image, truth, patients, window) for n, image in images.items()}
+    scores = {n: score(x, truth, patients, window, consistency) for n, x in images.items()}
+    return images, scores

@@ -107,7 +107,7 @@ def _score(
         arrays[f"truth_hu/{site}"] = to_hu(data.truth)
         for method in config.methods:
             reconstructors = reconstructors_of(protocols, run, method, seed, site)
-            images, scored = assess(reconstructors, data, patients, config.window)
+            images, scored = assess(reconstructors, data, protocol, patients, config.window)
             arrays[f"{method}/{site}"] = images[""]
             scores[method][site] = {name: asdict(s) for name, s in scored.items()}
             progress(next(steps), total, f"site {site}, {method}")

@@ -13,6 +13,8 @@ from pydantic import BaseModel
 from fedm2ct.config import MethodConfig, RunConfig
 
 _SHARED = ("sites", "image_size", "meta", "model", "training")
+SCORES = 2
+"""Version of what a result holds: results of another one are scored again on ``--resume``."""
 READS_OUR_OPTIONS = ("fedm2ct", "sc3fl")
 """The methods that read the table ``[fedm2ct]``; a test builds every method and watches."""
 
@@ -39,7 +41,7 @@ def own_options(config: RunConfig, method: str) -> dict[str, Any]:
 
 def test_fingerprint(config: RunConfig) -> str:
     """Hash what a trained method's scores depend on beside its training."""
-    return _hash({"test": _plain(config.test), "window": config.window})
+    return _hash({"test": _plain(config.test), "window": config.window, "scores": SCORES})
 
 
 def _plain(value: object) -> object:

@@ -29,13 +29,14 @@ from fedm2ct.files import write_atomically
 from fedm2ct.learning.seeds import generator
 from fedm2ct.learning.trainer import Loss, SiteTask, SiteTrainer, part_of
 from fedm2ct.model.ts_iradonmap import TSiRadonMAP
-from fedm2ct.pipeline.assess import Reconstructor, assess, fbp_reconstructor
+from fedm2ct.pipeline.assess import Reconstructor, assess
 from fedm2ct.pipeline.cohort_files import stored_cohort
+from fedm2ct.pipeline.conventional import CONVENTIONAL, choose, reconstructor_of
 from fedm2ct.pipeline.fingerprints import test_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.manifest import read_manifest
 from fedm2ct.pipeline.prepare import Cohort, acquire, acquire_tests, read_cohort
 from fedm2ct.pipeline.train import slices_on_disk
-from fedm2ct.pipeline.unit import CONVENTIONAL, unit_folder
+from fedm2ct.pipeline.unit import unit_folder
 
 Emit = Callable[[dict[str, Any]], None]
 COUNTS = (0, 1, 5, 20)
@@ -105,13 +106,14 @@ def join_unit(
     parsed, site = parse_config(config), SiteConfig(**newcomer)
     joined, folder = joined_config(parsed, site), unit_folder(Path(run), method, seed)
     slices = stored_cohort(joined, Path(cohort))
-    shared = {} if method == CONVENTIONAL else last_shared(folder)
+    shared = {} if method in CONVENTIONAL else last_shared(folder)
     tests = [(slices.scans[s.scan], s.slices) for s in slices.split["test"]]
-    data, patients = acquire_tests(tests, slices.protocols[site.name], site.name, seed)
+    protocol = slices.protocols[site.name]
+    data, patients = acquire_tests(tests, protocol, site.name, seed)
     scores = {}
     for count in COUNTS:
         reconstructor = _joined(joined, slices, method, seed, shared, count)
-        _, scored = assess({"": reconstructor}, data, patients, joined.window)
+        _, scored = assess({"": reconstructor}, data, protocol, patients, joined.window)
         scores[str(count)] = asdict(scored[""])
         on_event({"event": "note", "text": f"{site.name} joins {method} with {count} slices"})
     result = {"scores": scores, "joined": _fingerprint(parsed, site, method)}
@@ -159,8 +161,8 @@ def _joined(
 ) -> Reconstructor:
     """Return the newcomer's reconstruction with a number of slices."""
     (site,) = config.sites
-    if method == CONVENTIONAL:
-        return fbp_reconstructor(cohort.protocols[site.name])
+    if method in CONVENTIONAL:
+        return _conventional(cohort, method, site.name, seed, count)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = _task(cohort, site.name, seed, max(1, count))
     halves = METHODS[method](Setup(config, [task], seed, cohort.public(), device))
@@ -171,6 +173,16 @@ def _joined(
         return _untrained(trainer.model.eval())
     (client,) = halves.clients.values()
     return _trained(trainer, client, config.training.rounds)
+
+
+def _conventional(cohort: Cohort, method: str, site: str, seed: int, count: int) -> Reconstructor:
+    """Return a conventional method, set up on the newcomer's slices; on public ones without any."""
+    protocol, public = cohort.protocols[site], cohort.public()
+    if count == 0 and public:
+        validation = acquire(public, protocol, generator(seed, site, "public noise"))
+    else:
+        validation = _task(cohort, site, seed, max(1, count)).validation
+    return reconstructor_of(method, protocol, choose(method, protocol, validation))
 
 
 def _task(cohort: Cohort, site: str, seed: int, count: int) -> SiteTask:

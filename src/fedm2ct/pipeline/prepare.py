@@ -123,18 +123,17 @@ def site_tasks(cohort: Cohort, seed: int) -> list[SiteTask]:
     """Simulate every site's acquisition of its own patients; noise depends on seed and site."""
     tasks = []
     for site, protocol in cohort.protocols.items():
-        selections = cohort.split[site]
-        train = [(cohort.scans[s.scan], s.slices) for s in selections]
-        held_out = [(cohort.scans[s.scan], s.held_out) for s in selections if s.held_out]
-        tasks.append(
-            SiteTask(
-                site,
-                protocol,
-                acquire(train, protocol, generator(seed, site, "training noise")),
-                acquire(held_out, protocol, generator(seed, site, "validation noise")),
-            )
-        )
+        train = [(cohort.scans[s.scan], s.slices) for s in cohort.split[site]]
+        data = acquire(train, protocol, generator(seed, site, "training noise"))
+        tasks.append(SiteTask(site, protocol, data, acquire_validation(cohort, site, seed)))
     return tasks
+
+
+def acquire_validation(cohort: Cohort, site: str, seed: int) -> PairedData:
+    """Simulate a site's acquisition of the slices that it holds out of its own patients."""
+    held_out = [(cohort.scans[s.scan], s.held_out) for s in cohort.split[site] if s.held_out]
+    protocol = cohort.protocols[site]
+    return acquire(held_out, protocol, generator(seed, site, "validation noise"))
 
 
 def acquire(

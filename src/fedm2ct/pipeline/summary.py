@@ -14,7 +14,16 @@ from fedm2ct.evaluation.statistics import t_mean
 from fedm2ct.pipeline.manifest import versions
 from fedm2ct.pipeline.unit import unit_folder
 
-METRICS = ("psnr_db", "ssim", "rmse_hu", "psnr_window_db", "ssim_window")
+METRICS = (
+    "psnr_db",
+    "ssim",
+    "rmse_hu",
+    "psnr_window_db",
+    "ssim_window",
+    "residual",
+    "residual_to_fbp",
+    "residual_to_truth",
+)
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
@@ -93,6 +102,7 @@ def reference(config: RunConfig) -> dict[str, Any]:
         "window": {"name": config.window, "centre_hu": centre, "width_hu": width},
         "rmse_hu": "inside the body",
         "ssim": "Gaussian 11 x 11, sigma 1.5, K 0.01 and 0.03",
+        "residual": "of the projections, root mean square in units of the dose model's noise",
         "interval": "95 %, Student's t over seeds; slices and sites averaged first",
     }
 

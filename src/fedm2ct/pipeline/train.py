@@ -18,18 +18,14 @@ from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import TEMPORARY_MARK, write_atomically
 from fedm2ct.model.image import IMAGE_NETWORKS
 from fedm2ct.pipeline.cohort_files import store_cohort
+from fedm2ct.pipeline.conventional import CONVENTIONAL
 from fedm2ct.pipeline.fingerprints import run_fingerprint, unit_fingerprint
+from fedm2ct.pipeline.lesions import read_lesions
 from fedm2ct.pipeline.manifest import read_manifest, write_manifest
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
 from fedm2ct.pipeline.summary import summarise
-from fedm2ct.pipeline.unit import (
-    CONVENTIONAL,
-    is_finished,
-    run_unit,
-    stored_result,
-    unit_folder,
-)
+from fedm2ct.pipeline.unit import is_finished, run_unit, stored_result, unit_folder
 from fedm2ct.report.html import write_report
 
 Event = dict[str, Any]
@@ -42,6 +38,7 @@ _COST = {
     "fedkd": 2,
     "fedfdd": 2,
     "fbp": 0,
+    "sirt": 0,
 }
 """Relative cost of a method, 1 if not here: the costliest starts first, which evens out workers."""
 _SLICES = ".slices"
@@ -56,7 +53,7 @@ def check_names(config: RunConfig) -> None:
         Naming the field, the name and the closest known one.
     """
     for method in config.methods:
-        _check_name("methods", method, [CONVENTIONAL, *METHODS])
+        _check_name("methods", method, [*CONVENTIONAL, *METHODS])
     _check_name("model.private", config.model.private, list(IMAGE_NETWORKS))
     _check_name("model.shared", config.model.shared, list(IMAGE_NETWORKS))
 
@@ -212,7 +209,8 @@ def conclude(config: RunConfig, run: Path, manifest: dict[str, Any]) -> dict[str
     write_atomically(run / "metrics.jsonl", lines.encode())
     write_atomically(run / "summary.json", json.dumps(summary, indent=1).encode())
     arrays = shown_arrays(config, run)
-    write_report(run, summary, manifest, history, arrays, run / "report.html")
+    lesions = read_lesions(config, run)
+    write_report(run, summary, manifest, history, arrays, run / "report.html", lesions)
     return summary
 
 

@@ -1,8 +1,8 @@
 """One unit of work: one method under one seed, from configuration to test scores.
 
 Its folder is ``RUN/<method>/seed-<k>/``: checkpoints, the sites' private parts and models,
-``metrics.jsonl``, and, last of all, ``result.json`` and ``arrays.npz``: a unit that has them is
-finished and is not run again.
+``metrics.jsonl`` (of a conventional method ``settings.json``), and, last of all, ``result.json``
+and ``arrays.npz``: a unit that has them is finished and is not run again.
 """
 
 import io
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fedm2ct.config import RunConfig, parse_config
+from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.setup import Halves, Setup
 from fedm2ct.federation.run import run_in_process
@@ -24,19 +25,19 @@ from fedm2ct.pipeline.assess import (
     HuArray,
     Reconstructor,
     assess,
-    fbp_reconstructor,
     outputs_of,
     to_hu,
 )
 from fedm2ct.pipeline.cohort_files import stored_cohort
+from fedm2ct.pipeline.conventional import CONVENTIONAL, choose, reconstructor_of
 from fedm2ct.pipeline.fingerprints import test_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.model_files import load_model, save_model
 from fedm2ct.pipeline.notices import warnings_to
-from fedm2ct.pipeline.prepare import Cohort, acquire_tests, site_tasks
+from fedm2ct.pipeline.prepare import Cohort, acquire_tests, acquire_validation, site_tasks
 
 Emit = Callable[[dict[str, Any]], None]
-CONVENTIONAL = "fbp"
 SHOWN_SLICES = 3
+_SETTINGS = "settings.json"
 
 
 def unit_folder(run: Path, method: str, seed: int) -> Path:
@@ -76,7 +77,7 @@ def run_unit(
     resume: bool,
     on_event: Emit,
 ) -> None:
-    """Train a method under a seed and score it on the test patients.
+    """Train a method under a seed, or set it up, and score it on the test patients.
 
     Plain values in, files out, so that it can run in a process of its own. `cohort` is the folder
     of the run's slices.
@@ -85,7 +86,9 @@ def run_unit(
     folder = unit_folder(Path(run), method, seed)
     with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
         slices = stored_cohort(parsed, Path(cohort))
-        if method != CONVENTIONAL:
+        if method in CONVENTIONAL:
+            set_up(slices, method, seed, folder)
+        else:
             train(parsed, slices, method, seed, folder, resume, on_event)
         finish(parsed, slices, method, seed, Path(run))
     on_event({"event": "unit-done", "before": False})
@@ -119,12 +122,44 @@ def train(
         save_model(trainer.model, trainer.best, path)
 
 
+def set_up(cohort: Cohort, method: str, seed: int, folder: Path) -> None:
+    """Choose a conventional method's settings for every site, unless an earlier call has."""
+    if read_settings(folder) is None:
+        chosen = {
+            site: choose(method, protocol, acquire_validation(cohort, site, seed))
+            for site, protocol in cohort.protocols.items()
+        }
+        write_atomically(folder / _SETTINGS, json.dumps(chosen, indent=1).encode())
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """Return a conventional unit's settings by site; None where they are not chosen yet."""
+    try:
+        settings: dict[str, Any] = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return settings
+
+
 def reconstructors_of(
     cohort_protocols: Mapping[str, Any], run: Path, method: str, seed: int, site: str
 ) -> dict[str, Reconstructor]:
-    """Return a method's reconstructors at a site, by output ('' is the method's own)."""
-    if method == CONVENTIONAL:
-        return {"": fbp_reconstructor(cohort_protocols[site])}
+    """Return a method's reconstructors at a site, by output ('' is the method's own).
+
+    Raises
+    ------
+    FedM2CTError
+        When the method has no model, or no settings, of the site.
+    """
+    if method in CONVENTIONAL:
+        folder = unit_folder(run, method, seed)
+        settings = read_settings(folder)
+        if settings is None or site not in settings:
+            raise FedM2CTError(
+                f"{folder / _SETTINGS}: holds no settings of site {site}; "
+                "run `fedm2ct train` again with --resume"
+            )
+        return {"": reconstructor_of(method, cohort_protocols[site], settings[site])}
     return outputs_of(load_model(model_path(run, method, seed, site)))
 
 
@@ -136,7 +171,7 @@ def finish(config: RunConfig, cohort: Cohort, method: str, seed: int, run: Path)
     for site, protocol in cohort.protocols.items():
         data, patients = acquire_tests(tests, protocol, site, seed)
         reconstructors = reconstructors_of(cohort.protocols, run, method, seed, site)
-        images, scored = assess(reconstructors, data, patients, config.window)
+        images, scored = assess(reconstructors, data, protocol, patients, config.window)
         scores[site] = {output: asdict(score) for output, score in scored.items()}
         shown = np.linspace(0, len(patients) - 1, min(SHOWN_SLICES, len(patients))).round()
         arrays[f"truth_hu/{site}"] = to_hu(data.truth)[shown.astype(int)]
@@ -145,9 +180,11 @@ def finish(config: RunConfig, cohort: Cohort, method: str, seed: int, run: Path)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # stub forbids **dict
     write_atomically(folder / "arrays.npz", buffer.getvalue())
-    result = {
+    result: dict[str, Any] = {
         "scores": scores,
         "tested": test_fingerprint(config),
         "trained": unit_fingerprint(config, method),
     }
+    if method in CONVENTIONAL:
+        result["settings"] = read_settings(folder)
     write_atomically(folder / "result.json", json.dumps(result).encode())

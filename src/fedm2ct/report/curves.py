@@ -9,10 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedm2ct.report.style import label, line, ordered
+from fedm2ct.report.style import label, look, ordered
 
 History = Sequence[dict[str, Any]]
 Curve = dict[int, float]
+
+_KEY_ENTRY_IN = 1.75
 
 SERVER = "server"
 """What the history calls the server's own entries."""
@@ -67,11 +69,12 @@ def bytes_per_round(history: History, key: str) -> dict[str, Curve]:
 
 def _draw(axes: Axes, curves: dict[str, Curve], title: str) -> None:
     for method in ordered(curves):
-        colour, style = line(method, curves)
+        drawn = look(method, curves)
         rounds = list(curves[method])
         axes.plot(
-            rounds, list(curves[method].values()), color=colour, linestyle=style, linewidth=1.8,
-            marker="o" if len(rounds) < 3 else None, markersize=4, label=label(method),
+            rounds, list(curves[method].values()), color=drawn.colour, linestyle=drawn.line,
+            linewidth=drawn.width, marker=drawn.marker, markersize=3 + drawn.width,
+            markevery=max(1, len(rounds) // 6), label=label(method), zorder=1 + drawn.width,
         )  # fmt: skip
     axes.set_title(title, fontsize=10.5, fontweight="bold")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -93,13 +96,22 @@ def learning_figure(history: History, sites: Sequence[str]) -> Figure | None:
         return None
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = Figure(figsize=(4.6 + 2.35 * columns, max(3.4, 2.6 * rows)), layout="constrained")
-    halves = figure.subfigures(1, 2, squeeze=False, width_ratios=[4.6, 2.35 * columns])
-    left, right = halves.ravel()
+    width = 4.6 + 2.35 * columns
+    across = int(width / _KEY_ENTRY_IN)
+    key = 0.36 + 0.2 * math.ceil(len(curves) / across)
+    size = (width, max(3.4, 2.6 * rows) + key)
+    figure = Figure(figsize=size, layout="constrained")
+    halves = figure.subfigures(2, 1, squeeze=False, height_ratios=[size[1] - key, key])
+    above, below = halves.ravel()
+    parts = above.subfigures(1, 2, squeeze=False, width_ratios=[4.6, 2.35 * columns])
+    left, right = parts.ravel()
     axes = left.subplots()
     _draw(axes, {m: mean_over_sites(found) for m, found in curves.items()}, "Mean over sites")
     axes.set_ylabel("validation PSNR, dB", fontsize=9)
-    axes.legend(fontsize=9, frameon=False, loc="best")
+    below.legend(
+        *axes.get_legend_handles_labels(), loc="center", ncols=across, fontsize=9,
+        frameon=False, handlelength=3.5,
+    )  # fmt: skip
     panels = right.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for panel, site in zip(panels, shown, strict=False):
         _draw(panel, {m: found[site] for m, found in curves.items() if site in found}, site)

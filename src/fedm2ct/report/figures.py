@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from fedm2ct.evaluation.metrics import body_mask, psnr, rmse_hu, ssim
-from fedm2ct.report.style import label
+from fedm2ct.report.style import CONVENTIONAL_METHODS, OWN_METHOD, label
 
 Images = NDArray[np.floating]
 
@@ -24,7 +24,11 @@ DIFFERENCE_COLOURS = "RdBu_r"
 
 _PANEL_IN = 2.3
 _GAP_IN = 0.06
+_HEAD_IN, _MIDDLE_IN, _FOOT_IN = 0.28, 0.26, 0.26
 _DPI = 170
+_TALL_IN = 8.0
+_COLUMNS = 7
+"""Panels beside one another; more methods go into further rows."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,11 @@ class SiteImages:
 
 
 def png_uri(figure: Figure) -> str:
-    """Render a figure as a PNG in a ``data:`` address."""
+    """Render a figure as a PNG in a ``data:`` address; a tall one is drawn with fewer dots."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    dpi = _DPI * min(1.0, max(0.6, _TALL_IN / figure.get_size_inches()[1]))
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -80,15 +85,16 @@ def _nice(value: float, steps: Sequence[float]) -> float:
 def difference_limit_hu(sites: Sequence[SiteImages]) -> float:
     """Return the one limit in HU of all difference images of a report.
 
-    It is the 95th percentile of the learned methods' absolute error in the body, rounded up; FBP,
-    which may be far off, does not count unless it is alone. At least 20 HU.
+    It is the 95th percentile of the learned methods' absolute error in the body, rounded up;
+    conventional ones, which may be far off, do not count unless they are alone. At least 20 HU.
     """
     errors = []
     for site in sites:
         body = body_mask(site.truth)
         if not body.any():
             body = np.ones_like(body)
-        learned = [name for name in site.methods if name != "fbp"] or list(site.methods)
+        learned = [name for name in site.methods if name not in CONVENTIONAL_METHODS]
+        learned = learned or list(site.methods)
         errors += [np.abs(site.methods[name] - site.truth)[body] for name in learned]
     if not errors:
         return 100.0
@@ -175,34 +181,41 @@ def site_figure(
     """Draw a site: images in one grey scale above, differences in one colour scale below.
 
     PSNR and SSIM of the slice shown stand below each image, its RMSE below the difference; they
-    are taken over the whole slice, not over the crop that is shown.
+    are taken over the whole slice, not over the crop that is shown. Where there are more methods
+    than columns, images and differences go on below.
     """
     crop = crop_to_body(site.truth)
     rows, columns = site.truth[crop].shape
     height = _PANEL_IN * rows / columns
-    head, middle, foot = 0.28, 0.26, 0.26
-    count = 1 + len(site.methods)
-    size = (count * (_PANEL_IN + _GAP_IN) - _GAP_IN, 2 * height + head + middle + foot)
+    block = 2 * height + _HEAD_IN + _MIDDLE_IN + _FOOT_IN
+    across = min(1 + len(site.methods), _COLUMNS)
+    blocks = math.ceil((1 + len(site.methods)) / _COLUMNS)
+    size = (across * (_PANEL_IN + _GAP_IN) - _GAP_IN, blocks * block)
     figure = Figure(figsize=size, facecolor="white")
-    low, high = window.limits_hu
-    names = [("Truth (normal dose)", site.truth)]
-    names += [(label(name), image) for name, image in site.methods.items()]
-    for k, (name, image) in enumerate(names):
-        left = k * (_PANEL_IN + _GAP_IN)
-        axes = _panel(figure, left, foot + height + middle, height)
-        axes.imshow(image[crop], cmap="gray", vmin=low, vmax=high, interpolation="bicubic")
-        axes.set_title(name, fontsize=11, pad=4, fontweight="bold")
-        if k == 0:
-            if site.pixel_mm is not None:
-                _scale_bar(axes, (rows, columns), site.pixel_mm)
-            continue
+    top = (blocks - 1) * block
+    axes = _panel(figure, 0.0, top + _FOOT_IN + height + _MIDDLE_IN, height)
+    _show(axes, site.truth[crop], "gray", window.limits_hu)
+    axes.set_title("Truth (normal dose)", fontsize=11, pad=4)
+    if site.pixel_mm is not None:
+        _scale_bar(axes, (rows, columns), site.pixel_mm)
+    for k, (name, image) in enumerate(site.methods.items(), start=1):
+        left = k % _COLUMNS * (_PANEL_IN + _GAP_IN)
+        bottom = top - k // _COLUMNS * block + _FOOT_IN
         above, below = _scores(image, site.truth, data_range_hu)
-        axes.set_xlabel(above, fontsize=9, labelpad=3)
-        axes = _panel(figure, left, foot, height)
-        axes.imshow(
-            (image - site.truth)[crop], cmap=DIFFERENCE_COLOURS, vmin=-limit_hu, vmax=limit_hu,
-            interpolation="bicubic",
-        )  # fmt: skip
-        axes.set_xlabel(below, fontsize=9, labelpad=3)
-    _colour_bars(figure, window, limit_hu, foot, height)
+        axes = _panel(figure, left, bottom + height + _MIDDLE_IN, height)
+        _show(axes, image[crop], "gray", window.limits_hu, above)
+        weight = "bold" if name == OWN_METHOD else "normal"
+        axes.set_title(label(name), fontsize=11, pad=4, fontweight=weight)
+        axes = _panel(figure, left, bottom, height)
+        difference = (image - site.truth)[crop]
+        _show(axes, difference, DIFFERENCE_COLOURS, (-limit_hu, limit_hu), below)
+    _colour_bars(figure, window, limit_hu, top + _FOOT_IN, height)
     return figure
+
+
+def _show(
+    axes: Axes, image: Images, colours: str, limits: tuple[float, float], text: str = ""
+) -> None:
+    low, high = limits
+    axes.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="bicubic")
+    axes.set_xlabel(text, fontsize=9, labelpad=3)

@@ -21,6 +21,7 @@ from fedm2ct.report.figures import (
     png_uri,
     site_figure,
 )
+from fedm2ct.report.safety import safety_context
 from fedm2ct.report.style import label, ordered
 
 Arrays = Mapping[str, NDArray[np.floating]]
@@ -50,6 +51,7 @@ def write_report(
     history: History,
     arrays: Arrays,
     path: Path,
+    lesions: Facts | None = None,
 ) -> None:
     """Write the report of a run, atomically.
 
@@ -75,6 +77,8 @@ def write_report(
         ``truth_hu/<site>`` and ``<method>/<site>`` in HU, shape ``(n, row, column)``.
     path
         The HTML file.
+    lesions
+        What planted lesions have shown, as `fedm2ct.pipeline.lesions` writes it.
 
     Raises
     ------
@@ -90,7 +94,10 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    context = _context(run_dir, summary, manifest, history, arrays)
+    context = {
+        **_context(run_dir, summary, manifest, history, arrays),
+        **safety_context(summary, lesions),
+    }
     text = environment.get_template("report.html").render(context)
     write_atomically(path, text.encode())
 

@@ -1,33 +1,74 @@
-"""Names, order and colours of the methods, one set for every table and figure of a report."""
+"""Names, groups, order and looks of the methods, one set for every table and figure of a report."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-LABELS = {
-    "fbp": "FBP",
-    "local": "Local only",
-    "local_public": "Local + public",
-    "fedavg": "FedAvg",
-    "fedper": "FedPer",
-    "fedm2ct": "FedM2CT",
-    "pooled": "Pooled",
+GROUPS: dict[str, dict[str, str]] = {
+    "conventional": {"fbp": "FBP", "sirt": "SIRT", "tv": "TV"},
+    "local": {"local": "Local only", "local_public": "Local + public"},
+    "federated": {
+        "fedavg": "FedAvg",
+        "fedper": "FedPer",
+        "fedprox": "FedProx",
+        "fednova": "FedNova",
+        "scaffold": "SCAFFOLD",
+        "feddyn": "FedDyn",
+        "moon": "MOON",
+        "fedrep": "FedRep",
+        "ditto": "Ditto",
+        "finetuned": "FedAvg, fine-tuned",
+        "fml": "FML",
+        "fedkd": "FedKD",
+        "fedmri": "FedMRI",
+        "hyperfed": "HyperFed",
+        "fedfdd": "FedFDD",
+        "fedct": "FedCT",
+        "scanphysfed": "SCAN-PhysFed",
+        "sc3fl": "3SC-FL",
+    },
+    "own": {"fedm2ct": "FedM2CT"},
+    "reference": {"pooled_plain": "Pooled", "pooled": "Pooled, prompted"},
 }
-"""Names to print, in the order of printing; other methods follow, by name."""
+"""Names to print by group, in the order of printing; other methods follow, by name.
 
-REFERENCE_METHODS = ("pooled", "pooled_plain")
-"""The references that no federation may use: the patients' images leave their sites."""
+The references are no federation: the patients' images leave their sites.
+"""
 
-# Okabe and Ito's palette: told apart by colour-blind readers, and by line style when printed grey.
-LineStyle = str | tuple[int, tuple[int, ...]]
+OTHER = "other"
+"""The group of a method that is in none."""
 
-_STYLES: dict[str, tuple[str, LineStyle]] = {
-    "fbp": ("#555555", (0, (1, 1))),
-    "local": ("#E69F00", (0, (5, 2))),
-    "fedavg": ("#0072B2", (0, (3, 1, 1, 1))),
-    "fedper": ("#56B4E9", (0, (3, 1, 1, 1, 1, 1))),
-    "fedm2ct": ("#C03A00", "solid"),
-    "pooled": ("#009E73", (0, (1, 1))),
-}
-_MORE = ("#CC79A7", "#000000", "#8B6914")
+LABELS = {name: text for members in GROUPS.values() for name, text in members.items()}
+_GROUP_OF = {name: group for group, members in GROUPS.items() for name in members}
+
+CONVENTIONAL_METHODS = tuple(GROUPS["conventional"])
+REFERENCE_METHODS = tuple(GROUPS["reference"])
+OWN_METHOD = "fedm2ct"
+
+LineStyle = str | tuple[int, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method's curve is drawn; no two methods look alike, in colour or in grey."""
+
+    colour: str
+    line: LineStyle
+    marker: str
+    width: float = 1.3
+
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which is
+# too pale on white. Six colours do not tell 25 methods apart: line and marker do the rest.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+_LINES: tuple[LineStyle, ...] = (
+    "solid",
+    (0, (5, 2)),
+    (0, (1, 1.2)),
+    (0, (5, 1.5, 1, 1.5)),
+    (0, (8, 1.5, 1, 1.5, 1, 1.5)),
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_OWN_LOOK = Look("#D55E00", "solid", "*", 2.8)
 
 
 def ordered(methods: Iterable[str]) -> list[str]:
@@ -37,13 +78,25 @@ def ordered(methods: Iterable[str]) -> list[str]:
 
 
 def label(method: str) -> str:
-    """Return the name to print."""
-    return LABELS.get(method, method)
+    """Return the name to print; a reference carries a star."""
+    text = LABELS.get(method, method)
+    return f"{text}*" if method in REFERENCE_METHODS else text
 
 
-def line(method: str, methods: Iterable[str]) -> tuple[str, LineStyle]:
-    """Return colour and line style of a method among those drawn."""
-    if method in _STYLES:
-        return _STYLES[method]
-    others = [name for name in ordered(methods) if name not in _STYLES]
-    return _MORE[others.index(method) % len(_MORE)], "solid"
+def group(method: str) -> str:
+    """Return the group that a method is printed in."""
+    return _GROUP_OF.get(method, OTHER)
+
+
+def look(method: str, methods: Iterable[str]) -> Look:
+    """Return how a method is drawn among those drawn; a known one looks the same everywhere."""
+    if method == OWN_METHOD:
+        return _OWN_LOOK
+    known = [name for name in LABELS if name != OWN_METHOD]
+    unknown = [name for name in ordered(methods) if name not in LABELS]
+    number = [*known, *unknown].index(method)
+    return Look(
+        _COLOURS[number % len(_COLOURS)],
+        _LINES[number // len(_COLOURS) % len(_LINES)],
+        _MARKERS[number % len(_MARKERS)],
+    )

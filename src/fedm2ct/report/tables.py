@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedm2ct.report.curves import History, bytes_per_round
-from fedm2ct.report.style import REFERENCE_METHODS, label, ordered
+from fedm2ct.report.style import OWN_METHOD, REFERENCE_METHODS, group, label, ordered
 
 MISSING = "–"
 _MINUS = "−"
@@ -15,12 +15,12 @@ _MINUS = "−"
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: its key in the summary, how to print it, and whether more is better."""
+    """A metric: its key in the summary, how to print it, and whether more is better, if either."""
 
     key: str
     title: str
     digits: int
-    more_is_better: bool
+    more_is_better: bool | None
 
 
 METRICS = (
@@ -43,12 +43,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A method's row."""
+    """A method's row, of a group; `first` where another group's row is above it."""
 
     method: str
     label: str
     cells: list[Cell]
-    reference: bool
+    group: str
+    first: bool
 
 
 def number(value: object, digits: int) -> float | None:
@@ -58,7 +59,8 @@ def number(value: object, digits: int) -> float | None:
     return None
 
 
-def _printed(value: float | None, digits: int) -> str:
+def printed(value: float | None, digits: int) -> str:
+    """Return a number as it is printed; a dash where there is none."""
     return MISSING if value is None else f"{value:.{digits}f}".replace("-", _MINUS)
 
 
@@ -84,32 +86,41 @@ def metric_rows(summary: Mapping[str, Any], metric: Metric, sites: Sequence[str]
         found.append(entry.get("mean", {}).get(metric.key))
         values[method] = [number(value, metric.digits) for value in found]
         ends = entry.get("mean", {}).get(f"{metric.key}_interval") or ()
-        texts = [_printed(number(end, metric.digits), metric.digits) for end in ends]
+        texts = [printed(number(end, metric.digits), metric.digits) for end in ends]
         intervals[method] = f"[{', '.join(texts)}]" if len(texts) == 2 else ""
     best = []
     for column in range(len(sites) + 1):
         competing = [values[m][column] for m in methods if m not in REFERENCE_METHODS]
         numbers = [value for value in competing if value is not None]
         choose = max if metric.more_is_better else min
-        best.append(choose(numbers) if len(numbers) > 1 else None)
-    rows = []
+        judged = len(numbers) > 1 and metric.more_is_better is not None
+        best.append(choose(numbers) if judged else None)
+    rows: list[Row] = []
     for method in methods:
         reference = method in REFERENCE_METHODS
         cells = [
             Cell(
-                _printed(value, metric.digits),
+                printed(value, metric.digits),
                 not reference and value is not None and value == best[column],
                 intervals[method] if column == len(sites) else "",
             )
             for column, value in enumerate(values[method])
         ]
-        rows.append(Row(method, label(method), cells, reference))
+        rows.append(row(method, cells, rows))
     return rows
 
 
-def metric_tables(summary: Mapping[str, Any], sites: Sequence[str]) -> list[tuple[str, list[Row]]]:
+def row(method: str, cells: list[Cell], above: Sequence[Row]) -> Row:
+    """Return a method's row, which comes below those above."""
+    kind = group(method)
+    return Row(method, label(method), cells, kind, bool(above) and above[-1].group != kind)
+
+
+def metric_tables(
+    summary: Mapping[str, Any], sites: Sequence[str], metrics: Sequence[Metric] = METRICS
+) -> list[tuple[str, list[Row]]]:
     """Return title and rows of every metric of which the summary holds a number."""
-    found = [(metric.title, metric_rows(summary, metric, sites)) for metric in METRICS]
+    found = [(metric.title, metric_rows(summary, metric, sites)) for metric in metrics]
     return [
         (title, rows)
         for title, rows in found
@@ -123,12 +134,15 @@ def headline(summary: Mapping[str, Any], sites: Sequence[str]) -> str:
     own = number(methods.get("fedm2ct", {}).get("mean", {}).get("psnr_db"), 4)
     if own is None:
         return ""
+    others = {
+        method: value
+        for method in ordered(set(methods) - {OWN_METHOD})
+        if (value := number(methods[method].get("mean", {}).get("psnr_db"), 4)) is not None
+    }
     parts = []
-    for method in ordered(set(methods) - {"fedm2ct"}):
-        other = number(methods[method].get("mean", {}).get("psnr_db"), 4)
-        if other is not None:
-            gap = f"{own - other:+.2f}".replace("-", _MINUS)
-            parts.append(f"{gap} dB against {label(method)}")
+    for method in others if len(others) <= _NAMED else _best_of_each_group(others):
+        gap = f"{own - others[method]:+.2f}".replace("-", _MINUS)
+        parts.append(f"{gap} dB against {label(method)}")
     text = f"FedM2CT: mean PSNR {own:.2f} dB on patients that no site has trained on"
     text += f" ({', '.join(parts)})." if parts else "."
     if "local" in methods:
@@ -146,6 +160,16 @@ def headline(summary: Mapping[str, Any], sites: Sequence[str]) -> str:
 
 
 _PAIR = ("fedm2ct", "local")
+_NAMED = 6
+
+
+def _best_of_each_group(values: Mapping[str, float]) -> list[str]:
+    """Return the methods with the highest value of their groups, in the order of printing."""
+    best: dict[str, str] = {}
+    for method, value in values.items():
+        if value > values[best.setdefault(group(method), method)]:
+            best[group(method)] = method
+    return ordered(best.values())
 
 
 def _span_deg(protocol: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ VARIANTS = {
     "hyperfed": {},
     "fedmri": {},
     "fedfdd": {},
+    "fedct": {},
     "sc3fl": {},
     "scanphysfed": {"method": {"scanphysfed": {"weight": 1.0}}},
     "pooled": {},

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from fedm2ct.federation.methods import (
     ditto,
     fedavg,
+    fedct,
     feddyn,
     fedfdd,
     fedkd,
@@ -46,6 +47,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "hyperfed": hyperfed.build,
     "fedmri": fedmri.build,
     "fedfdd": fedfdd.build,
+    "fedct": fedct.build,
     "sc3fl": sc3fl.build,
     "scanphysfed": scanphysfed.build,
     "pooled": pooled.build,

@@ -1,0 +1,71 @@
+"""The planted-lesion test on a finished run."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from fedm2ct.pipeline.lesions import read_lesions
+from fedm2ct.pipeline.manifest import config_of
+
+from ..runs import cli
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse():
+    """Take pixels of 25 mm for what they are: any tissue of the body, and narrow rings, will do."""
+    with pytest.MonkeyPatch.context() as patch:
+        lesions = "fedm2ct.evaluation.lesions."
+        patch.setattr(lesions + "SOFT_TISSUE_HU", (-2000.0, 2000.0))
+        patch.setattr(lesions + "_GAP_PIXELS", 0.5)
+        patch.setattr(lesions + "_RING_PIXELS", 1.0)
+        yield
+
+
+OPTIONS = ("--diameter", 30, "--contrast", -40, "--contrast", 60)
+
+
+@pytest.fixture(scope="module")
+def planted(finished, tmp_path_factory):
+    """A copy of a finished run with lesions as large as its pixels ask for."""
+    run = tmp_path_factory.mktemp("planted") / "run"
+    shutil.copytree(finished, run)
+    before = (run / "report.html").stat().st_size
+    assert cli("lesions", run, *OPTIONS) == 0
+    assert (run / "report.html").stat().st_size > before
+    return run
+
+
+def test_the_file_holds_every_method_site_and_lesion(planted):
+    found = json.loads((planted / "lesions.json").read_text())
+    assert found["methods"].keys() == {"fbp", "local", "fedm2ct"}
+    assert found["diameters_mm"] == [30.0] and found["contrasts_hu"] == [-40.0, 60.0]
+    for method in found["methods"].values():
+        for site, entry in method["sites"].items():
+            number = len(found["sites"][site]["lesions"])
+            assert number > 0 and entry["recovered"]["n"] == number
+            assert len(entry["percent"]["recovered"]) == number
+            assert np.mean(entry["percent"]["direct"]) == pytest.approx(
+                entry["direct"]["mean"], abs=0.01
+            )
+            assert set(entry["by_kind"]) <= {"30 mm, -40 HU", "30 mm, +60 HU"}
+        mean = np.mean([entry["recovered"]["mean"] for entry in method["sites"].values()])
+        assert method["mean"]["recovered"] == pytest.approx(mean)
+
+
+def test_it_is_the_same_again_and_of_these_test_patients(planted, finished):
+    before = json.loads((planted / "lesions.json").read_text())
+    assert cli("lesions", planted, *OPTIONS) == 0
+    assert json.loads((planted / "lesions.json").read_text()) == before
+    config = config_of(planted)
+    assert read_lesions(config, planted) == before
+    assert read_lesions(config, finished) is None
+    other = config.model_copy(update={"test": config.test.model_copy(update={"slices": 1})})
+    assert read_lesions(other, planted) is None
+
+
+def test_lesions_that_find_no_room_are_refused(planted, capsys):
+    assert cli("lesions", planted, "--diameter", 300) == 1
+    assert "has room in soft tissue for a lesion of 300 mm" in capsys.readouterr().err
+    assert cli("lesions", planted, "--contrast", 0) == 2
