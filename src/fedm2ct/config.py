@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fedm2ct.config_protection import FederationConfig, PrivacyConfig
 from fedm2ct.errors import FedM2CTError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=40)]
@@ -184,6 +185,8 @@ class RunConfig(_Model):
     training: TrainingConfig = TrainingConfig()
     fedm2ct: FedM2CTConfig = FedM2CTConfig()
     method: MethodConfig = MethodConfig()
+    federation: FederationConfig = FederationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     window: Literal["chest", "abdomen", "head"] = "abdomen"
 
     @model_validator(mode="after")
@@ -195,6 +198,16 @@ class RunConfig(_Model):
         ):
             if len(set(items)) != len(items):
                 raise ValueError(f"{what} must differ from one another")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_hides_nothing_that_is_given_away(self) -> Self:
+        noise = self.privacy.update_noise or self.privacy.slice_noise
+        if noise and self.meta.source == "contributed":
+            raise ValueError(
+                "[privacy] adds noise to what sites send, but meta.source = 'contributed' hands "
+                "their slices to the server; choose 'simulated' or 'none'"
+            )
         return self
 
 
