@@ -31,6 +31,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "training": {"rounds": 8, "local_steps": 30},
     "fedm2ct": {"meta_steps": 30},
 }
+SHORTER: dict[str, dict[str, Any]] = {**SMALLER, "training": {"rounds": 5, "local_steps": 20}}
 IMAGE_SIZE = 64
 Tables = Mapping[str, Mapping[str, Any]]
 
@@ -86,10 +87,10 @@ def measure_all(
     """Measure every method under every variant and seed; tell of each on the console."""
     result: dict[str, dict[str, Any]] = {}
     torch.set_num_threads(1)
+    cohort = read_cohort(configured({}, methods=["fedavg"], **sizes))
     for method in methods:
         for name, tables in variants.items():
             config = configured(tables, methods=[method], **sizes)
-            cohort = read_cohort(config)
             runs = {str(seed): measure(config, cohort, method, seed) for seed in seeds}
             result.setdefault(method, {})[name] = summary(runs)
             means = [round(v, 3) for v in result[method][name]["mean_psnr_db"].values()]

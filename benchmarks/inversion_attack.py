@@ -77,7 +77,7 @@ def recover(
     image = (0.5 + 0.05 * torch.randn(shape, generator=draw)).requires_grad_()
     change = (0.02 * torch.randn(shape, generator=draw)).requires_grad_()
     parameters = dict(network.named_parameters())
-    target = torch.cat([-update[name].reshape(-1) for name in parameters])
+    target = [-update[name].reshape(-1) for name in parameters]
     optimiser = torch.optim.Adam([image, change], lr=effort.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimiser, effort.iterations, effort.rate / 100
@@ -86,7 +86,8 @@ def recover(
     for _ in range(effort.iterations):
         value = loss(network(image), image + change)
         found = torch.autograd.grad(value, list(parameters.values()), create_graph=True)
-        cosine = _cosine(torch.cat([g.reshape(-1) for g in found]), target, effort.signs)
+        pairs = zip(found, target, strict=True)
+        cosine = torch.stack([_cosine(g.reshape(-1), t, effort.signs) for g, t in pairs]).mean()
         reached = float(cosine.detach())
         if reached > best_cosine:
             best, best_cosine = image.detach().clone(), reached

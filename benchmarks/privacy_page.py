@@ -27,7 +27,12 @@ def difference(entry: dict[str, float]) -> str:
 def _about(record: dict[str, Any]) -> str:
     date, seeds = record["date"][:10], record.get("seeds", [])
     count = f", {len(seeds)} seed{'s' * (len(seeds) != 1)}" if seeds else ""
-    return f"{date}, {record['machine']['cpu']}, torch {record['versions']['torch']}{count}."
+    schedule = record.get("config", {}).get("training")
+    length = ""
+    if schedule and seeds:
+        length = f", {schedule['rounds']} rounds of {schedule['local_steps']} steps"
+    versions = f"{record['machine']['cpu']}, torch {record['versions']['torch']}"
+    return f"{date}, {versions}{length}{count}."
 
 
 def _mean(values: dict[str, float]) -> float:
@@ -132,7 +137,6 @@ def scale(record: dict[str, Any]) -> str:
     titles = {
         "server": "server alone",
         "held": "uploads held in memory",
-        "median": "server alone, median",
         "whole": "real sites, `fedavg`",
     }
     sites = list(modes["server"])
@@ -140,7 +144,7 @@ def scale(record: dict[str, Any]) -> str:
         [
             n,
             *(
-                f"{modes[mode][n]['round_s']:.2f} s, {modes[mode][n]['peak_growth_mb']:.0f} MB"
+                f"{modes[mode][n]['round_cpu_s']:.2f} s, {modes[mode][n]['peak_growth_mb']:.0f} MB"
                 for mode in titles
             ),
         ]
@@ -148,16 +152,16 @@ def scale(record: dict[str, Any]) -> str:
     ]
     intro = (
         f"{_about(record)} An upload has {record['upload_mb']:.1f} MB where the server is alone; "
-        "seconds are a round's median on a machine that others used too, MB are the process's peak "
-        "above that of a run of one round with two sites."
+        "seconds are a round's processor time, MB the process's peak above that of a run of one round "
+        "with two sites."
     )
     return f"{intro}\n\n{table(['Sites', *titles.values()], rows)}"
 
 
 PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "compression": ("compression.json", compression),
-    "noise": ("privacy.json", noise),
-    "averages": ("privacy.json", averages),
+    "noise": ("noise.json", noise),
+    "averages": ("averages.json", averages),
     "inversion": ("inversion.json", inversion),
     "scale": ("scale.json", scale),
 }

@@ -58,4 +58,4 @@ def test_a_line_of_the_scale_table(mode):
         command, check=True, capture_output=True, text=True, env={"PYTHONPATH": source}
     )
     line = json.loads(done.stdout.splitlines()[-1])
-    assert line["round_s"] > 0 and line["peak_growth_mb"] >= 0
+    assert line["round_cpu_s"] > 0 and line["peak_growth_mb"] >= 0
