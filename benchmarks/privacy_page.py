@@ -152,8 +152,8 @@ def scale(record: dict[str, Any]) -> str:
     ]
     intro = (
         f"{_about(record)} An upload has {record['upload_mb']:.1f} MB where the server is alone; "
-        "seconds are a round's processor time, MB the process's peak above that of a run of one round "
-        "with two sites."
+        "seconds are a round's processor time, MB the process's peak above that of a run of one "
+        "round with two sites."
     )
     return f"{intro}\n\n{table(['Sites', *titles.values()], rows)}"
 

@@ -50,7 +50,7 @@ def likeness(found, image):
 
 def attacked(victim, update):
     network, image, _ = victim
-    effort = Effort(iterations=400, rate=0.03, variation=1e-3)
+    effort = Effort(iterations=400, rate=0.03, variation=1e-3, difference=1.0)
     found, cosine = recover(network, loss, update, image.shape, effort, seed=1)
     return likeness(found, image), cosine
 
