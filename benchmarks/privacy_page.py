@@ -20,7 +20,9 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def difference(entry: dict[str, float]) -> str:
-    """Return a mean difference in dB and its range over the seeds."""
+    """Return a mean difference in dB and, of several seeds, its range over them."""
+    if entry["least"] == entry["largest"]:
+        return f"{entry['mean']:+.3f}"
     return f"{entry['mean']:+.3f} [{entry['least']:+.3f}, {entry['largest']:+.3f}]"
 
 
@@ -44,6 +46,7 @@ def compression(record: dict[str, Any]) -> str:
     rows = [
         [
             f"`{method}`",
+            "{rounds} x {local_steps}".format(**entry["schedule"]),
             name,
             f"{entry['bytes_up'] / 1e3:.1f}",
             f"{100 * entry['bytes_up_share']:.1f} %",
@@ -61,8 +64,9 @@ def compression(record: dict[str, Any]) -> str:
         "of none",
         "kB down",
         "PSNR dB",
-        "less none [range]",
+        "less none",
     ]
+    record = {**record, "config": {}}  # the schedule differs by method
     return f"{_about(record)} kB of one site's message.\n\n{table(header, rows)}"
 
 
@@ -92,7 +96,7 @@ def noise(record: dict[str, Any]) -> str:
         f"{record['slice_clip']:g}; noise 0 clips only. Epsilon after the whole run, of the first "
         "site."
     )
-    header = ["Noise", "z", "epsilon", "PSNR dB", "less none [range]"]
+    header = ["Noise", "z", "epsilon", "PSNR dB", "less none"]
     return f"{intro}\n\n{table(header, rows)}"
 
 
@@ -106,7 +110,7 @@ def averages(record: dict[str, Any]) -> str:
         ]
         for name, entry in record["averages"].items()
     ]
-    header = ["Average", "PSNR dB", "less mean [range]"]
+    header = ["Average", "PSNR dB", "less mean"]
     return f"{_about(record)} `{record['method']}`.\n\n{table(header, rows)}"
 
 
