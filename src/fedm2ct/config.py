@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fedm2ct.config_protection import FederationConfig, PrivacyConfig
 from fedm2ct.errors import FedM2CTError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=40)]
@@ -186,6 +187,7 @@ class MethodConfig(_Model):
 class RunConfig(_Model):
     """A whole run: sites, test patients, meta-set, networks, schedule, methods and seeds."""
 
+    neutral: ClassVar[frozenset[str]] = frozenset({"federation", "privacy"})
     name: Name
     methods: list[Name] = Field(min_length=1)
     seeds: list[int] = Field(default=[0], min_length=1)
@@ -197,6 +199,8 @@ class RunConfig(_Model):
     training: TrainingConfig = TrainingConfig()
     fedm2ct: FedM2CTConfig = FedM2CTConfig()
     method: MethodConfig = MethodConfig()
+    federation: FederationConfig = FederationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     window: Literal["chest", "abdomen", "head"] = "abdomen"
 
     @model_validator(mode="after")
@@ -214,6 +218,16 @@ class RunConfig(_Model):
     def _one_is_paired(self) -> Self:
         if all(site.supervision == "none" for site in self.sites):
             raise ValueError("at least one site needs supervision = 'paired'")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_hides_nothing_that_is_given_away(self) -> Self:
+        noise = self.privacy.update_noise or self.privacy.slice_noise
+        if noise and self.meta.source == "contributed":
+            raise ValueError(
+                "[privacy] adds noise to what sites send, but meta.source = 'contributed' hands "
+                "their slices to the server; choose 'simulated' or 'none'"
+            )
         return self
 
 

@@ -3,14 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fedm2ct.federation.method import (
-    Aggregate,
-    ClientHalf,
-    ServerHalf,
-    State,
-    Upload,
-    weighted_average,
-)
+from fedm2ct.federation.method import Aggregate, ClientHalf, ServerHalf, State, Upload
 from fedm2ct.federation.run import run_in_process
 from fedm2ct.federation.storage import state_fingerprint
 
@@ -89,7 +82,7 @@ class ToyServer(ServerHalf):
         }
 
     def aggregate(self, round_index: int, shared: State, uploads: list[Upload]) -> Aggregate:
-        mean = weighted_average(uploads)
+        mean = self.average(uploads)
         for name, value in mean.items():
             step = value - shared[name]
             self.velocity[name] = 0.5 * self.velocity.get(name, torch.zeros_like(step)) + step

@@ -123,8 +123,13 @@ class LocalGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Push messages and pull all replies; there is no timeout inside one process."""
-        return self.pull_messages(self.push_messages(messages))
+        """Yield each reply as soon as its node has run, before the next one runs.
+
+        So a server that reads replies as they come has one in memory at a time. There is no timeout
+        inside one process.
+        """
+        for message in messages:
+            yield from self.pull_messages(self.push_messages([message]))
 
     def _exchange(self, message: Message, message_id: str) -> Message:
         started = time.monotonic()

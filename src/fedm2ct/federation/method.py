@@ -15,12 +15,14 @@ generator: it derives one from (seed, site, round).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
 State = dict[str, Tensor]
+Compression = Literal["none", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Upload:
         Name of the site.
     shared
         What is sent, by name: the shared parameters after local training, and, under a prefix of
-        their own, what other tensors the method needs. Nothing private is ever in here.
+        their own, what other tensors the method needs. Nothing private is ever in here. At the
+        server the tensors may lie on disk and be read one by one, as they are asked for.
     samples
         Number of training slices at the site, the usual weight of an average.
     metrics
@@ -41,7 +44,7 @@ class Upload:
     """
 
     site: str
-    shared: State
+    shared: Mapping[str, Tensor]
     samples: int
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -54,6 +57,26 @@ class Aggregate:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+Average = Callable[[Sequence[Upload]], State]
+
+
+def weighted_average(uploads: Sequence[Upload]) -> State:
+    """Average the uploads' shared parameters, weighted by samples (FedAvg, McMahan et al. 2017).
+
+    Sums are taken in float64, in the order given, and returned in the parameters' dtype. One tensor
+    of one upload is held at a time where uploads lie on disk.
+    """
+    if not uploads:
+        raise ValueError("cannot average: no upload of this round was accepted")
+    total = float(sum(upload.samples for upload in uploads))
+    average: State = {}
+    for name, like in uploads[0].shared.items():
+        mean = sum(u.shared[name].double() * (u.samples / total) for u in uploads)
+        assert isinstance(mean, Tensor)
+        average[name] = mean.to(like.dtype)
+    return average
+
+
 class ClientHalf(ABC):
     """One site's half of a method."""
 
@@ -64,6 +87,13 @@ class ClientHalf(ABC):
     @abstractmethod
     def finish(self, shared: State) -> Mapping[str, float]:
         """Take the final shared parameters; return the final validation scalars."""
+
+    def changes_of(self, received: State) -> State:
+        """Return what the tensors of an upload are changes of, by name; others are changes of zero.
+
+        The default is what was received. It must agree with the server's `upload_like`.
+        """
+        return received
 
     @abstractmethod
     def private_state(self) -> State:
@@ -80,7 +110,22 @@ class ClientHalf(ABC):
 
 
 class ServerHalf(ABC):
-    """The server's half of a method."""
+    """The server's half of a method.
+
+    Attributes
+    ----------
+    average
+        How uploads are averaged: another rule may stand in (`fedm2ct.federation.robust`).
+    takes_average
+        Whether `aggregate` uses `average`, as it does where the method's equations take the
+        weighted average of the parameters and nothing else of the uploads.
+    compression
+        The form in which uploads arrive; they are decoded before they are looked at.
+    """
+
+    average: Average = staticmethod(weighted_average)
+    takes_average: bool = False
+    compression: Compression = "none"
 
     @abstractmethod
     def initial_shared(self) -> State:
@@ -110,19 +155,3 @@ class ServerHalf(ABC):
         """Restore what `state` returned."""
         if state:
             raise ValueError("this method's server keeps no state, yet the checkpoint holds some")
-
-
-def weighted_average(uploads: list[Upload]) -> State:
-    """Average the uploads' shared parameters, weighted by samples (FedAvg, McMahan et al. 2017).
-
-    Sums are taken in float64, in the order given, and returned in the parameters' dtype.
-    """
-    if not uploads:
-        raise ValueError("cannot average: no upload of this round was accepted")
-    total = float(sum(upload.samples for upload in uploads))
-    average: State = {}
-    for name, like in uploads[0].shared.items():
-        mean = sum(u.shared[name].double() * (u.samples / total) for u in uploads)
-        assert isinstance(mean, Tensor)
-        average[name] = mean.to(like.dtype)
-    return average

@@ -9,6 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
+from torch import Tensor
 
 from fedm2ct.federation.method import State, Upload
 
@@ -21,7 +22,7 @@ class MalformedMessageError(ValueError):
     """A message does not hold what it should."""
 
 
-def arrays_from_state(state: State) -> ArrayRecord:
+def arrays_from_state(state: Mapping[str, Tensor]) -> ArrayRecord:
     """Return named tensors as a record (a copy, on the CPU, contiguous).
 
     Parameters

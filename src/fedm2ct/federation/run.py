@@ -200,6 +200,7 @@ class _Unit:
             grid.sites,
             rounds_done=self.rounds_done,
             on_round=lambda report: self._on_round(report, strategy.shared, grid),
+            spool=self.folder / "uploads",
         )
         with _flower_log(self.folder / "flower.log"):
             final = strategy.run(grid, rounds)

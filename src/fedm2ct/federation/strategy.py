@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedm2ct.errors import FedM2CTError
+from fedm2ct.federation.compression import EncodingError, decode_upload
 from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload
 from fedm2ct.federation.records import (
     MalformedMessageError,
@@ -18,6 +20,7 @@ from fedm2ct.federation.records import (
     read_upload,
     state_from_arrays,
 )
+from fedm2ct.federation.spool import Spool
 from fedm2ct.federation.validation import Limits, Rejected, check_aggregate, validate_uploads
 
 
@@ -81,6 +84,8 @@ class MethodStrategy(Strategy):
         Called after each round, before the next one starts: to log and to store.
     limits
         Bounds for uploads.
+    spool
+        Folder for the uploads of the running round; one for temporary files by default.
     """
 
     def __init__(
@@ -92,12 +97,14 @@ class MethodStrategy(Strategy):
         rounds_done: int = 0,
         on_round: Callable[[RoundReport], None] = lambda _: None,
         limits: Limits | None = None,
+        spool: Path | None = None,
     ) -> None:
         self._server = server
         self._sites = sites
         self._rounds_done = rounds_done
         self._on_round = on_round
         self._limits = limits or Limits()
+        self._spool = spool
         self.shared = shared
 
     def run(self, grid: Grid, rounds: int, timeout: float = 3600.0) -> FinalReport:
@@ -135,9 +142,18 @@ class MethodStrategy(Strategy):
         FedM2CTError
             If the aggregate is unusable.
         """
+        with Spool(self._spool) as spool:
+            received, dropped, failed = self._read(replies, spool)
+            return self._conclude(self._rounds_done + server_round, received, dropped, failed)
+
+    def _conclude(
+        self,
+        round_index: int,
+        received: list[Upload],
+        dropped: list[Rejected],
+        failed: list[Rejected],
+    ) -> tuple[ArrayRecord, MetricRecord]:
         started = time.monotonic()
-        round_index = self._rounds_done + server_round
-        received, dropped, failed = self._read(replies)
         like = self._server.upload_like(self.shared)
         uploads, rejected = validate_uploads(received, like, self._limits, self._server.fault)
         dropped += rejected
@@ -185,9 +201,12 @@ class MethodStrategy(Strategy):
             yield Message(content, node, kind, group_id=str(round_index))
 
     def _read(
-        self, replies: Iterable[Message]
+        self, replies: Iterable[Message], spool: Spool
     ) -> tuple[list[Upload], list[Rejected], list[Rejected]]:
-        """Sort replies into uploads, those that cannot be read, and sites that failed."""
+        """Sort replies into uploads, those that cannot be read, and sites that failed.
+
+        One upload is in memory at a time, if the grid hands replies over one by one.
+        """
         uploads: list[Upload] = []
         dropped: list[Rejected] = []
         failed: list[Rejected] = []
@@ -200,10 +219,16 @@ class MethodStrategy(Strategy):
                 upload = read_upload(reply)
                 if upload.site != site:
                     raise MalformedMessageError(f"the upload says that it is {upload.site}'s")
-                uploads.append(upload)
-            except MalformedMessageError as error:
+                uploads.append(spool.keep(self._decoded(upload)))
+            except (MalformedMessageError, EncodingError) as error:
                 dropped.append(Rejected(site, str(error)))
         return uploads, dropped, failed
+
+    def _decoded(self, upload: Upload) -> Upload:
+        if self._server.compression == "none":
+            return upload
+        like = self._server.upload_like(self.shared)
+        return replace(upload, shared=decode_upload(upload.shared, like, self._server.compression))
 
 
 def _nobody_left(round_index: int, excluded: list[Rejected]) -> str:

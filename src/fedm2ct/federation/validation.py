@@ -4,11 +4,12 @@ A wrong upload does not stop a round: it is left out, with the reason, and the o
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import torch
+from torch import Tensor
 
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.method import State, Upload
@@ -111,7 +112,7 @@ def check_aggregate(round_index: int, shared: State, before: State) -> None:
         )
 
 
-def update_norm(state: State, shared: State) -> float:
+def update_norm(state: Mapping[str, Tensor], shared: State) -> float:
     """Return the Euclidean length of ``state - shared`` over the real parameters, in float64.
 
     Whole-number buffers, such as counters, are left out.
@@ -133,7 +134,7 @@ def _own_fault(upload: Upload, shared: State, limits: Limits) -> str | None:
     return _tensor_fault(upload.shared, shared)
 
 
-def _tensor_fault(state: State, like: State) -> str | None:
+def _tensor_fault(state: Mapping[str, Tensor], like: State) -> str | None:
     if missing := sorted(like.keys() - state.keys()):
         return f"parameter {missing[0]} is missing"
     if surplus := sorted(state.keys() - like.keys()):

@@ -18,6 +18,7 @@ from fedm2ct.config import TrainingConfig
 from fedm2ct.data.simulate import PairedData
 from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.learning.seeds import generator
+from fedm2ct.learning.slice_privacy import SlicePrivacy, sampling_rate
 from fedm2ct.model.ts_iradonmap import Reconstruction, TSiRadonMAP
 from fedm2ct.physics.protocols import Protocol
 
@@ -136,6 +137,7 @@ class SiteTrainer:
         self.validation_data = Slices(validation, self.model, device)
         self.best_psnr = -math.inf
         self.best: State = {}
+        self.privacy: SlicePrivacy | None = None
 
     def train_round(
         self,
@@ -161,7 +163,8 @@ class SiteTrainer:
 
     def batches(self, round_index: int) -> torch.Generator:
         """Return the generator that draws the round's batches."""
-        return generator(self.seed, self.task.name, "batches", round_index)
+        seed = self.seed if self.privacy is None else self.privacy.secret
+        return generator(seed, self.task.name, "batches", round_index)
 
     def step(
         self,
@@ -174,15 +177,30 @@ class SiteTrainer:
         total = self.training.rounds * self.training.local_steps
         set_rates(self.optimiser, learning_rate_factor(position, total, self.training.final_rate))
         self.model.train()
-        chosen = torch.randint(len(self.train_data), (self.training.batch_size,), generator=order)
-        sinogram, truth, analytical = self.train_data.batch(chosen)
-        value = loss(self.model(sinogram, analytical), truth)
         self.optimiser.zero_grad(set_to_none=True)
-        value.backward()
+        if self.privacy is None:
+            slices, batch = len(self.train_data), self.training.batch_size
+            value = self._loss_of(torch.randint(slices, (batch,), generator=order), loss)
+            value.backward()
+        else:
+            value = self._private_backward(self.privacy, order, loss)
         if correct is not None:
             correct()
         self.optimiser.step()
         return value.detach()
+
+    def _loss_of(self, chosen: Tensor, loss: Loss) -> Tensor:
+        sinogram, truth, analytical = self.train_data.batch(chosen)
+        return loss(self.model(sinogram, analytical), truth)
+
+    def _private_backward(
+        self, privacy: SlicePrivacy, order: torch.Generator, loss: Loss
+    ) -> Tensor:
+        slices, batch = len(self.train_data), self.training.batch_size
+        chosen = privacy.choose(slices, batch, order)
+        losses = [partial(self._loss_of, torch.tensor([index]), loss) for index in chosen]
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        return privacy.backward(parameters, losses, slices * sampling_rate(slices, batch), order)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

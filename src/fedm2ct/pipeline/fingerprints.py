@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from fedm2ct.config import MethodConfig, RunConfig
 
-_SHARED = ("sites", "image_size", "meta", "model", "training")
+_OF_SOME_UNITS = frozenset({"name", "methods", "seeds", "test", "window", "fedm2ct", "method"})
+"""What not all training of a run depends on; a field that is not here concerns every unit."""
 SCORES = 2
 """Version of what a result holds: results of another one are scored again on ``--resume``."""
 READS_OUR_OPTIONS = ("fedm2ct", "sc3fl")
@@ -21,7 +22,7 @@ READS_OUR_OPTIONS = ("fedm2ct", "sc3fl")
 
 def run_fingerprint(config: RunConfig) -> str:
     """Hash what the training of every unit of a run depends on."""
-    return _hash({name: _plain(getattr(config, name)) for name in _SHARED})
+    return _hash({n: v for n, v in _tables(config).items() if n not in _OF_SOME_UNITS})
 
 
 def unit_fingerprint(config: RunConfig, method: str) -> str:
@@ -48,13 +49,16 @@ def _plain(value: object) -> object:
     """Return a configuration's value as plain values, without neutral fields."""
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
-    if not isinstance(value, BaseModel):
-        return value
-    neutral: frozenset[str] = getattr(value, "neutral", frozenset())
+    return _tables(value) if isinstance(value, BaseModel) else value
+
+
+def _tables(model: BaseModel) -> dict[str, Any]:
+    """Return a table's fields as plain values, without neutral ones."""
+    neutral: frozenset[str] = getattr(model, "neutral", frozenset())
     return {
-        name: _plain(getattr(value, name))
-        for name, field in type(value).model_fields.items()
-        if not (name in neutral and getattr(value, name) == field.default)
+        name: _plain(getattr(model, name))
+        for name, field in type(model).model_fields.items()
+        if not (name in neutral and getattr(model, name) == field.default)
     }
 
 

@@ -7,7 +7,7 @@ each site, cannot be averaged and stays analytical; `fedper` is FedAvg with that
 
 from dataclasses import replace
 
-from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload, weighted_average
+from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload
 from fedm2ct.federation.methods.setup import Halves, Setup, federate
 from fedm2ct.federation.methods.site_client import SiteClient
 from fedm2ct.learning.mutual import supervised_loss
@@ -18,6 +18,8 @@ from fedm2ct.model.ts_iradonmap import ModelSpec
 class AveragingServer(ServerHalf):
     """Averages, weighted by the sites' numbers of slices."""
 
+    takes_average = True
+
     def __init__(self, initial: State) -> None:
         self.initial = initial
 
@@ -27,7 +29,7 @@ class AveragingServer(ServerHalf):
 
     def aggregate(self, round_index: int, shared: State, uploads: list[Upload]) -> Aggregate:
         """Return the weighted average of the uploads."""
-        return Aggregate(weighted_average(uploads))
+        return Aggregate(self.average(uploads))
 
 
 class MeanServer(AveragingServer):
@@ -35,7 +37,7 @@ class MeanServer(AveragingServer):
 
     def aggregate(self, round_index: int, shared: State, uploads: list[Upload]) -> Aggregate:
         """Return the mean of the uploads."""
-        return Aggregate(weighted_average([replace(upload, samples=1) for upload in uploads]))
+        return Aggregate(self.average([replace(upload, samples=1) for upload in uploads]))
 
 
 def build(setup: Setup) -> Halves:

@@ -59,6 +59,8 @@ class DynamicClient(SiteClient):
 class DynamicServer(AveragingServer):
     """Averages, corrected by what all sites have drifted so far."""
 
+    takes_average = False  # by equations of its own
+
     def __init__(self, initial: State, sites: int, alpha: float) -> None:
         super().__init__(initial)
         self.sites, self.alpha = sites, alpha

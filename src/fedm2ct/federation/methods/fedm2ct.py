@@ -12,7 +12,7 @@ that separates what the federation adds from what having two networks adds.
 from dataclasses import replace
 
 from fedm2ct.data.simulate import simulate
-from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload, weighted_average
+from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload
 from fedm2ct.federation.methods.local import SilentServer
 from fedm2ct.federation.methods.setup import Halves, Setup, with_prefix, without_prefix
 from fedm2ct.federation.methods.site_client import SiteClient, UnconnectedClient
@@ -27,6 +27,8 @@ from fedm2ct.model.ts_iradonmap import ModelSpec
 class MetaServer(ServerHalf):
     """Averages, trains the metamodel from the average, fuses both."""
 
+    takes_average = True
+
     def __init__(self, initial: State, metamodel: Metamodel | None, alpha: float | None) -> None:
         self.initial, self.metamodel, self.alpha = initial, metamodel, alpha
 
@@ -36,7 +38,7 @@ class MetaServer(ServerHalf):
 
     def aggregate(self, round_index: int, shared: State, uploads: list[Upload]) -> Aggregate:
         """Return S_next; the log gets alpha."""
-        averaged = weighted_average(uploads)
+        averaged = self.average(uploads)
         if self.metamodel is None:
             return Aggregate(averaged)
         start = without_prefix(averaged)

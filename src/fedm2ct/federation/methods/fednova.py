@@ -50,6 +50,8 @@ class CountingClient(SiteClient):
 class NormalisingServer(AveragingServer):
     """Averages the sites' mean steps; refuses a number of steps that no site can have taken."""
 
+    takes_average = False  # by equations of its own
+
     def __init__(self, initial: State, most_steps: int) -> None:
         super().__init__(initial)
         self.most_steps = most_steps

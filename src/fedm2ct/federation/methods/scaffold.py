@@ -59,6 +59,10 @@ class ControlledClient(SiteClient):
         self.memory = control
         return mean_loss
 
+    def changes_of(self, received: State) -> State:
+        """See `ClientHalf.changes_of`; what is sent of control variates is a change already."""
+        return parameters_of(received)
+
     def sent(self) -> State:
         """Return y_i and c_i^+ - c_i."""
         return {**super().sent(), **with_control(self.change)}
@@ -66,6 +70,8 @@ class ControlledClient(SiteClient):
 
 class ControllingServer(AveragingServer):
     """Steps towards the sites' mean and keeps the mean control variate."""
+
+    takes_average = False  # by equations of its own
 
     def __init__(self, initial: State, sites: int, global_rate: float) -> None:
         zeros = {name: torch.zeros_like(tensor) for name, tensor in initial.items()}
