@@ -34,6 +34,7 @@ from fedm2ct.pipeline.cohort_files import stored_cohort
 from fedm2ct.pipeline.conventional import CONVENTIONAL, choose, reconstructor_of
 from fedm2ct.pipeline.fingerprints import test_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.manifest import read_manifest
+from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import Cohort, acquire, acquire_tests, read_cohort
 from fedm2ct.pipeline.train import slices_on_disk
 from fedm2ct.pipeline.unit import unit_folder
@@ -105,17 +106,18 @@ def join_unit(
     """Score the newcomer with each number of slices; plain values in, ``newcomer.json`` out."""
     parsed, site = parse_config(config), SiteConfig(**newcomer)
     joined, folder = joined_config(parsed, site), unit_folder(Path(run), method, seed)
-    slices = stored_cohort(joined, Path(cohort))
-    shared = {} if method in CONVENTIONAL else last_shared(folder)
-    tests = [(slices.scans[s.scan], s.slices) for s in slices.split["test"]]
-    protocol = slices.protocols[site.name]
-    data, patients = acquire_tests(tests, protocol, site.name, seed)
     scores = {}
-    for count in COUNTS:
-        reconstructor = _joined(joined, slices, method, seed, shared, count)
-        _, scored = assess({"": reconstructor}, data, protocol, patients, joined.window)
-        scores[str(count)] = asdict(scored[""])
-        on_event({"event": "note", "text": f"{site.name} joins {method} with {count} slices"})
+    with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
+        slices = stored_cohort(joined, Path(cohort))
+        shared = {} if method in CONVENTIONAL else last_shared(folder)
+        tests = [(slices.scans[s.scan], s.slices) for s in slices.split["test"]]
+        protocol = slices.protocols[site.name]
+        data, patients = acquire_tests(tests, protocol, site.name, seed)
+        for count in COUNTS:
+            reconstructor = _joined(joined, slices, method, seed, shared, count)
+            _, scored = assess({"": reconstructor}, data, protocol, patients, joined.window)
+            scores[str(count)] = asdict(scored[""])
+            on_event({"event": "note", "text": f"{site.name} joins {method} with {count} slices"})
     result = {"scores": scores, "joined": _fingerprint(parsed, site, method)}
     write_atomically(folder / "newcomer.json", json.dumps(result).encode())
 
