@@ -12,13 +12,25 @@ from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload
 from fedm2ct.federation.records import (
     MalformedMessageError,
+    Receipt,
     arrays_from_state,
     download,
+    new_nonce,
     read_metrics,
     read_upload,
     state_from_arrays,
+    uploaded_digest,
+    wire_digest,
 )
-from fedm2ct.federation.validation import Limits, Rejected, check_aggregate, validate_uploads
+from fedm2ct.federation.validation import (
+    Limits,
+    Rejected,
+    TrackRecord,
+    check_aggregate,
+    validate_uploads,
+)
+
+NO_REPLY = "no reply within the time allowed"
 
 
 class EmptyRoundError(FedM2CTError):
@@ -38,11 +50,17 @@ class RoundReport:
     dropped
         Uploads that validation refused.
     failed
-        Sites that sent an error instead.
+        Sites that sent an error instead, or nothing.
     aggregate
         What the server's half made of it.
     seconds
         Time that validation and aggregation took.
+    nonce
+        What the replies had to repeat.
+    sent, fused
+        `wire_digest` of the parameters that the sites started from, and of those of the next round.
+    received
+        By site, the `wire_digest` of what its reply held.
     """
 
     round_index: int
@@ -51,14 +69,40 @@ class RoundReport:
     failed: list[Rejected]
     aggregate: Aggregate
     seconds: float
+    nonce: str
+    sent: str
+    fused: str
+    received: Mapping[str, str]
+
+    @property
+    def excluded(self) -> list[tuple[str, str, str]]:
+        """Everyone who was left out: site, what became of it, and why."""
+        kinds = (("dropped", self.dropped), ("failed", self.failed))
+        return [(r.site, kind, r.reason) for kind, excluded in kinds for r in excluded]
+
+    @property
+    def heard(self) -> set[str]:
+        """The sites of this run that have replied, whatever they said."""
+        return set(self.received)
 
 
 @dataclass(frozen=True)
 class FinalReport:
-    """What the sites said at the end: their scalars by site name, and who failed."""
+    """The end: what was sent, the sites' scalars by site name, and who failed."""
 
+    sent: str
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     failed: list[Rejected] = field(default_factory=list)
+
+
+@dataclass
+class _Replies:
+    """What came back of a round."""
+
+    uploads: list[Upload] = field(default_factory=list)
+    dropped: list[Rejected] = field(default_factory=list)
+    failed: list[Rejected] = field(default_factory=list)
+    received: dict[str, str] = field(default_factory=dict)
 
 
 class MethodStrategy(Strategy):
@@ -81,6 +125,8 @@ class MethodStrategy(Strategy):
         Called after each round, before the next one starts: to log and to store.
     limits
         Bounds for uploads.
+    record
+        What validation remembers of the rounds that were finished before; it is written to.
     """
 
     def __init__(
@@ -92,12 +138,16 @@ class MethodStrategy(Strategy):
         rounds_done: int = 0,
         on_round: Callable[[RoundReport], None] = lambda _: None,
         limits: Limits | None = None,
+        record: TrackRecord | None = None,
     ) -> None:
         self._server = server
         self._sites = sites
         self._rounds_done = rounds_done
         self._on_round = on_round
         self._limits = limits or Limits()
+        self._record = TrackRecord() if record is None else record
+        self._asked: dict[int, str] = {}
+        self._expected = Receipt(0, "", "")
         self.shared = shared
 
     def run(self, grid: Grid, rounds: int, timeout: float = 3600.0) -> FinalReport:
@@ -137,18 +187,31 @@ class MethodStrategy(Strategy):
         """
         started = time.monotonic()
         round_index = self._rounds_done + server_round
-        received, dropped, failed = self._read(replies)
         like = self._server.upload_like(self.shared)
-        uploads, rejected = validate_uploads(received, like, self._limits, self._server.fault)
-        dropped += rejected
+        found = self._read(replies, like)
+        uploads, rejected = validate_uploads(
+            found.uploads, like, self._limits, self._server.fault, self._record
+        )
+        dropped = found.dropped + rejected
         if not uploads:
-            raise EmptyRoundError(_nobody_left(round_index, dropped + failed))
+            raise EmptyRoundError(_nobody_left(round_index, dropped + found.failed))
         aggregate = self._server.aggregate(round_index, self.shared, uploads)
         check_aggregate(round_index, aggregate.shared, self.shared)
         arrays = arrays_from_state(aggregate.shared)
         self.shared = state_from_arrays(arrays)
-        seconds = time.monotonic() - started
-        self._on_round(RoundReport(round_index, uploads, dropped, failed, aggregate, seconds))
+        report = RoundReport(
+            round_index,
+            uploads,
+            dropped,
+            found.failed,
+            aggregate,
+            time.monotonic() - started,
+            self._expected.nonce,
+            self._expected.sent,
+            wire_digest(arrays),
+            found.received,
+        )
+        self._on_round(report)
         return arrays, MetricRecord({n: float(v) for n, v in aggregate.metrics.items()})
 
     def configure_evaluate(
@@ -168,42 +231,59 @@ class MethodStrategy(Strategy):
 
     def _finish(self, grid: Grid, rounds: int, timeout: float) -> FinalReport:
         messages = self._messages(MessageType.EVALUATE, arrays_from_state(self.shared), rounds)
-        report = FinalReport()
-        for reply in grid.send_and_receive(messages, timeout=timeout):
-            site = self._sites[reply.metadata.src_node_id]
+        replies = list(grid.send_and_receive(messages, timeout=timeout))
+        report = FinalReport(self._expected.sent)
+        for reply in replies:
+            site = self._asked.pop(reply.metadata.src_node_id, None)
+            if site is None:
+                continue  # nobody who was asked, or a second answer
             try:
                 if reply.has_error():
                     raise MalformedMessageError(reply.error.reason or "unknown error")
                 report.metrics[site] = read_metrics(reply)
             except MalformedMessageError as error:
                 report.failed.append(Rejected(site, str(error)))
+        report.failed.extend(Rejected(site, NO_REPLY) for site in self._asked.values())
         return report
 
-    def _messages(self, kind: str, arrays: ArrayRecord, round_index: int) -> Iterable[Message]:
-        for node, _ in sorted(self._sites.items(), key=lambda item: item[1]):
-            content = download(arrays, round_index)
-            yield Message(content, node, kind, group_id=str(round_index))
+    def _messages(self, kind: str, arrays: ArrayRecord, round_index: int) -> list[Message]:
+        """Return a message to every site that is there now, and remember what they must answer."""
+        self._expected = Receipt(round_index, new_nonce(), wire_digest(arrays))
+        self._asked = dict(sorted(self._sites.items(), key=lambda item: item[1]))
+        return [
+            Message(
+                download(arrays, round_index, self._expected.nonce),
+                node,
+                kind,
+                group_id=str(round_index),
+            )
+            for node in self._asked
+        ]
 
-    def _read(
-        self, replies: Iterable[Message]
-    ) -> tuple[list[Upload], list[Rejected], list[Rejected]]:
+    def _read(self, replies: Iterable[Message], like: State) -> _Replies:
         """Sort replies into uploads, those that cannot be read, and sites that failed."""
-        uploads: list[Upload] = []
-        dropped: list[Rejected] = []
-        failed: list[Rejected] = []
+        found = _Replies()
         for reply in replies:
-            site = self._sites[reply.metadata.src_node_id]
+            site = self._asked.get(reply.metadata.src_node_id)
+            if site is None:
+                stranger = f"node {reply.metadata.src_node_id}"
+                found.dropped.append(Rejected(stranger, "is no site that was asked"))
+                continue
             if reply.has_error():
-                failed.append(Rejected(site, reply.error.reason or "unknown error"))
+                found.received.setdefault(site, "")
+                found.failed.append(Rejected(site, reply.error.reason or "unknown error"))
                 continue
             try:
-                upload = read_upload(reply)
+                found.received.setdefault(site, uploaded_digest(reply))
+                upload = read_upload(reply, self._expected, like)
                 if upload.site != site:
                     raise MalformedMessageError(f"the upload says that it is {upload.site}'s")
-                uploads.append(upload)
+                found.uploads.append(upload)
             except MalformedMessageError as error:
-                dropped.append(Rejected(site, str(error)))
-        return uploads, dropped, failed
+                found.dropped.append(Rejected(site, str(error)))
+        absent = sorted(set(self._asked.values()) - set(found.received))
+        found.failed.extend(Rejected(site, NO_REPLY) for site in absent)
+        return found
 
 
 def _nobody_left(round_index: int, excluded: list[Rejected]) -> str:
