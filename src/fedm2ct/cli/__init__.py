@@ -18,6 +18,7 @@ _COMMANDS = {
     "simulate": "fedm2ct.cli.simulate",
     "protocols": "fedm2ct.cli.protocols",
     "samples": "fedm2ct.cli.samples",
+    "audit": "fedm2ct.cli.audit",
 }
 _RESUMABLE = ("demo", "train")
 

@@ -18,6 +18,7 @@ from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import TEMPORARY_MARK, write_atomically
 from fedm2ct.model.image import IMAGE_NETWORKS
 from fedm2ct.pipeline.cohort_files import store_cohort
+from fedm2ct.pipeline.costs import audit_heads, costs
 from fedm2ct.pipeline.manifest import config_fingerprint, read_manifest, write_manifest
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
@@ -153,8 +154,9 @@ def _remove_unfinished(run: Path) -> None:
 
 def conclude(config: RunConfig, run: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Write ``metrics.jsonl``, ``summary.json`` and ``report.html`` of a finished run."""
-    summary = summarise(config, run)
     history = history_of(config, run)
+    heads = audit_heads(config, run)
+    summary = {**summarise(config, run), "costs": costs(history), "audit": heads}
     lines = "".join(json.dumps(entry) + "\n" for entry in history)
     write_atomically(run / "metrics.jsonl", lines.encode())
     write_atomically(run / "summary.json", json.dumps(summary, indent=1).encode())
