@@ -104,13 +104,18 @@ def test_cosines_by_hand():
     assert cosine_to_mean(between, 0, [3]) == 0.0
 
 
-AGREEING = [moved("A", 1.0, 0.1), moved("B", 2.0, -0.1), moved("C", 0.5, 0.2)]
+AGREEING = [
+    moved("A", 1.0, 0.1),
+    moved("B", 2.0, -0.1),
+    moved("C", 0.5, 0.2),
+    moved("E", 1.0, 0.0),
+]
 
 
 def test_who_points_away_while_the_others_agree():
     found = opposed([*AGREEING, moved("D", -3.0, 0.1)], LIKE, Limits())
     assert list(found) == ["D"]
-    assert "points away from the others' (cosine -0.98)" in found["D"]
+    assert "points away from the others' (cosine -0.99)" in found["D"]
     assert "which agree with one another (at least 0.9" in found["D"]
 
 
@@ -118,8 +123,9 @@ def test_who_points_away_while_the_others_agree():
     "uploads",
     [
         [*AGREEING, moved("D", 0.0, 1.0)],  # across is not away
-        [*AGREEING[:2], moved("D", -3.0, 0.1)],  # two others outvote nobody
-        [*AGREEING[:2], moved("C", -0.5, -0.1), moved("D", -3.0, 0.1)],  # two against two
+        [*AGREEING, moved("D", -1.0, 1.1)],  # nor is this: an honest site may do so
+        [*AGREEING[:3], moved("D", -3.0, 0.1)],  # three others outvote nobody
+        [*AGREEING[:3], moved("C2", -0.5, -0.1), moved("D", -3.0, 0.1)],  # three against two
         [*AGREEING, moved("D", 0.0, 0.0)],
         [],
     ],

@@ -147,8 +147,11 @@ class CheckpointStore:
                 "back, or remove it to resume from an older round"
             )
         trained, record = about.get("trained"), about.get("record")
-        told = isinstance(trained, dict) and all(type(n) is int for n in trained.values())
-        if not told or not isinstance(record, dict):
+        if (
+            not isinstance(trained, dict)
+            or not all(type(n) is int for n in trained.values())
+            or not isinstance(record, dict)
+        ):
             raise CheckpointError(
                 f"{path} does not say which sites took part: it was not written by this version of "
                 "fedm2ct; use the version that wrote it, or start again in another output folder"
