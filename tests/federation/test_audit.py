@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 
@@ -272,6 +273,23 @@ def test_a_poisoned_checkpoint_is_not_resumed_from(tmp_path, written):
     assert result.resumed_from == 2
     last = f"checkpoints/round-{ROUNDS:04d}.safetensors"
     assert same_state(load_tensors(tmp_path / last)[0], load_tensors(written / last)[0])
+
+
+def test_a_later_checkpoint_of_nobody_s_is_not_resumed_from(tmp_path):
+    """It says that it is this run's and of a round that is still to come."""
+    from fedm2ct.federation.storage import load_tensors, save_tensors
+
+    run_toy(tmp_path, rounds=2)
+    files = [tmp_path / "checkpoints" / "round-{:04d}.safetensors"]
+    files += [tmp_path / "sites" / site / "private-{:04d}.safetensors" for site in SITES]
+    for pattern in files:
+        tensors, description = load_tensors(Path(str(pattern).format(2)))
+        description |= {"round": 3} | ({"trained": {}} if "trained" in description else {})
+        save_tensors(Path(str(pattern).format(3)), tensors, description)
+    result, _, events = run_toy(tmp_path, resume=True)
+    assert result.resumed_from == 2
+    (warning,) = [e["reason"] for e in events if e["event"] == "warning"]
+    assert "round-0003.safetensors is not the file that the audit log speaks of" in warning
 
 
 def test_a_full_disk_leaves_the_log_as_it_was(tmp_path, monkeypatch):

@@ -140,8 +140,14 @@ class AuditLog:
         return self._next == 0
 
     def checkpoint(self, round_index: int) -> str | None:
-        """Return the SHA-256 of a round's checkpoint as the log had it when it was opened."""
-        return self._chain.checkpoints().get(round_index)
+        """Return the SHA-256 of a round's checkpoint as the log had it when it was opened.
+
+        It is empty where the log knows of none, which no file matches, and None where there is no
+        log.
+        """
+        if not self._chain.entries:
+            return None
+        return self._chain.checkpoints().get(round_index, "")
 
     def append(self, event: str, content: Mapping[str, Any]) -> None:
         """Add a line and flush it to the disk. The time in it informs; nothing depends on it.

@@ -83,7 +83,7 @@ class CheckpointStore:
     identity
         The run they belong to.
     expected
-        Returns the SHA-256 that a round's file should have, None where nobody has noted it.
+        Returns the SHA-256 that a round's file should have, None where nobody keeps account.
     """
 
     def __init__(
