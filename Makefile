@@ -1,5 +1,6 @@
 # make demo   federate four sites on real CT, evaluate, write the report   (ARGS="--quick" is faster)
 # make test   every test                                                   (JOBS=1 for no parallelism)
+# make faults the fault injections that are too slow for every change: some minutes
 # make lint   style, types, import contracts
 # make bench  time the CT operators against other libraries: half an hour on an idle machine
 # make clean  remove everything that these targets made
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test faults lint bench clean
 .DELETE_ON_ERROR:
 
 # The stamp is the last thing to be written, so a failed or interrupted installation is repeated.
@@ -29,6 +30,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 FLWR_TELEMETRY_ENABLED=0 \
 		$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+faults: $(STAMP)
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 FLWR_TELEMETRY_ENABLED=0 \
+		$(BIN)/python -m pytest -n $(JOBS) -m faults $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

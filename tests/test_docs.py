@@ -57,3 +57,16 @@ def test_every_switch_of_the_method_is_explained():
     spoken_of = {"lambda_private": "lambda_p", "lambda_shared": "lambda_s", "prompted": "prompt"}
     for name in FedM2CTConfig.model_fields:
         assert spoken_of.get(name, name) in text, name
+
+
+def test_every_fault_s_test_exists():
+    table = (DOCS / "faults.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if not row.startswith("| Fault ")]
+    assert len(rows) > 20
+    for row in rows:
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert tests, row
+        for path, name in tests:
+            text = (DOCS.parent / path).read_text()
+            assert re.search(rf"^def {name}\(", text, re.M), f"{path}::{name}"

@@ -64,6 +64,34 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def append_durably(path: Path, data: bytes) -> None:
+    """Append to a file, all of it or nothing, and flush it to the disk.
+
+    Parameters
+    ----------
+    path
+        The file; it and its folder are made where missing.
+    data
+        What is added.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written; the file is then as it was.
+    """
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.truncate(path, before)
+        raise storage_failure(path, error) from error
+
+
 def _sync_folder(folder: Path) -> None:
     """Flush a rename to the disk, where folders can be flushed."""
     with contextlib.suppress(OSError):

@@ -157,7 +157,7 @@ def sizes(folder):
     }
 
 
-@pytest.mark.parametrize("name", ["round-0003", "private-0003", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["round-0003", "private-0003", "metrics.jsonl", "audit.jsonl"])
 def test_full_disk_leaves_the_old_round_whole(tmp_path, monkeypatch, shared_after, name):
     run_toy(tmp_path, rounds=2)
     before = sizes(tmp_path)

@@ -11,11 +11,13 @@ from fedm2ct.files import write_atomically
 from ..runs import cli, leftovers, weights, write_config
 
 PLACES = [
+    "sites/A/scans.json",
     "manifest.json",
     ".slices/cohort.json",
     "fedm2ct/seed-4/checkpoints/round-0000.safetensors",
     "fedm2ct/seed-4/sites/B/private-0002.safetensors",
     "fedm2ct/seed-4/metrics.jsonl",
+    "fedm2ct/seed-4/audit.jsonl",
     "fedm2ct/seed-4/checkpoints/round-0002.safetensors",
     "fedm2ct/seed-4/sites/B/model.safetensors",
     "fedm2ct/seed-4/arrays.npz",

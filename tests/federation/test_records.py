@@ -8,15 +8,23 @@ from fedm2ct.federation.grid import LocalGrid
 from fedm2ct.federation.method import Upload
 from fedm2ct.federation.records import (
     MalformedMessageError,
+    Receipt,
     arrays_from_state,
+    download,
     from_wire,
+    read_download,
     read_upload,
+    receipt_of,
     reply_with_upload,
     state_from_arrays,
     to_wire,
+    wire_digest,
 )
 
 from .toy import same_state
+
+RECEIPT = Receipt(4, "n" * 32, "s" * 64)
+LIKE = {"w": torch.zeros(2)}
 
 
 @pytest.fixture
@@ -54,7 +62,8 @@ def test_received_tensors_own_their_memory():
 
 def test_upload_survives_the_wire(message):
     upload = Upload("A", {"w": torch.ones(2)}, 5, {"loss": 0.5, "bad": float("nan")})
-    back = read_upload(from_wire(to_wire(message(reply_with_upload(upload)), "1")))
+    sent = message(reply_with_upload(upload, RECEIPT))
+    back = read_upload(from_wire(to_wire(sent, "1")), RECEIPT, LIKE)
     assert (back.site, back.samples, back.metrics["loss"]) == ("A", 5, 0.5)
     assert np.isnan(back.metrics["bad"])
     assert same_state(back.shared, upload.shared)
@@ -63,7 +72,9 @@ def test_upload_survives_the_wire(message):
 GOOD = {
     "shared": ArrayRecord({"w": Array(np.zeros(2, np.float32))}),
     "metrics": MetricRecord({"loss": 1.0}),
-    "about": ConfigRecord({"site": "A", "samples": 3}),
+    "about": ConfigRecord(
+        {"site": "A", "samples": 3, "round": 4, "nonce": "n" * 32, "sent": "s" * 64}
+    ),
 }
 
 
@@ -71,8 +82,9 @@ GOOD = {
     ("key", "value", "complaint"),
     [
         ("shared", MetricRecord(), "no shared parameters"),
-        ("about", ConfigRecord({"site": "A"}), "wrong kind"),
-        ("about", ConfigRecord({"site": 3, "samples": 3}), "wrong kind"),
+        ("about", ConfigRecord({**GOOD["about"], "samples": 2.5}), "wrong kind"),
+        ("about", ConfigRecord({**GOOD["about"], "site": 3}), "wrong kind"),
+        ("about", ConfigRecord({"site": "A", "samples": 3}), "stale or replayed"),
         ("metrics", MetricRecord({"loss": [1.0, 2.0]}), "metric loss"),
         ("metrics", ConfigRecord(), "no metrics"),
         (
@@ -88,6 +100,36 @@ GOOD = {
     ],
 )
 def test_malformed_uploads_are_named(message, key, value, complaint):
-    assert read_upload(message(RecordDict(dict(GOOD)))).samples == 3
+    assert read_upload(message(RecordDict(dict(GOOD))), RECEIPT, LIKE).samples == 3
     with pytest.raises(MalformedMessageError, match=complaint):
-        read_upload(message(RecordDict({**GOOD, key: value})))
+        read_upload(message(RecordDict({**GOOD, key: value})), RECEIPT, LIKE)
+
+
+def test_a_receipt_names_what_has_arrived(message):
+    arrays = arrays_from_state({"w": torch.ones(2), "a": torch.zeros(())})
+    arrived = from_wire(to_wire(message(download(arrays, 7, "abc")), "1"))
+    assert read_download(arrived)[0] == 7
+    assert receipt_of(arrived) == Receipt(7, "abc", wire_digest(arrays))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"w": torch.tensor([1.0, 2.0])},
+        {"v": torch.ones(2)},
+        {"w": torch.ones(2).double()},
+        {"w": torch.ones(2, 1)},
+        {"w": torch.ones(2), "v": torch.ones(2)},
+        {},
+    ],
+)
+def test_a_digest_tells_states_apart(other):
+    digest = wire_digest(arrays_from_state({"w": torch.ones(2)}))
+    assert digest == wire_digest(arrays_from_state({"w": torch.ones(2)}))
+    assert digest != wire_digest(arrays_from_state(other))
+
+
+def test_the_order_of_names_does_not_matter_to_a_digest():
+    state = {"w": torch.ones(2), "v": torch.zeros(1)}
+    turned = dict(reversed(state.items()))
+    assert wire_digest(arrays_from_state(state)) == wire_digest(arrays_from_state(turned))

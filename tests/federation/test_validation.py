@@ -7,6 +7,8 @@ from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.method import Upload
 from fedm2ct.federation.validation import (
     Limits,
+    Rejected,
+    TrackRecord,
     check_aggregate,
     update_norm,
     validate_uploads,
@@ -72,8 +74,29 @@ def test_site_that_does_not_move_makes_no_offender_of_the_rest():
     assert len(accepted) == 2 and not rejected
 
 
-def test_one_site_alone_is_never_an_outlier():
-    assert reasons([upload("A", 1e6)]) == ({}, ["A"])
+def test_one_site_alone_is_held_against_the_parameters_only():
+    assert reasons([upload("A", 50)]) == ({}, ["A"])
+    found, accepted = reasons([upload("A", 1e6)])
+    assert accepted == [] and "as long as the shared parameters themselves" in found["A"]
+
+
+def test_samples_may_double_but_not_more():
+    record = TrackRecord()
+    for samples, expected in ((10, None), (20, None), (5, None), (21, 10), (4, 10), (10**6, 10)):
+        _, rejected = validate_uploads(
+            [upload("A", samples=samples)], SHARED, Limits(), record=record
+        )
+        said = [r.reason for r in rejected]
+        assert said == (
+            [f"samples is {samples}, yet it was 10 in an earlier round"] if expected else []
+        )
+
+
+def test_a_reason_is_one_printable_line():
+    refusal = Rejected("A\nB", "parameter \x1b[31m\u2028" + "x" * 1000 + " is not shared")
+    assert refusal.site == "A\ufffdB"
+    assert refusal.reason.isprintable() and len(refusal.reason) == 300
+    assert refusal.reason.endswith("xxx...")
 
 
 def sends_more(site, control=1.0, step=0.1):

@@ -21,6 +21,7 @@ _COMMANDS = {
     "tune": "fedm2ct.cli.tune",
     "protocols": "fedm2ct.cli.protocols",
     "samples": "fedm2ct.cli.samples",
+    "audit": "fedm2ct.cli.audit",
 }
 _RESUME = "; what is done is stored, go on with --resume."
 _REPEAT = "; what is done is stored, give the same command to go on."

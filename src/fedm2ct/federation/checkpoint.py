@@ -1,11 +1,20 @@
 """The server's checkpoint of a round: the shared parameters and what the server keeps."""
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedm2ct.federation.method import State
-from fedm2ct.federation.storage import CheckpointError, RoundFiles, load_tensors, save_tensors
+from fedm2ct.federation.storage import (
+    CheckpointError,
+    DamagedFileError,
+    RoundFiles,
+    encode_tensors,
+    load_tensors,
+)
+from fedm2ct.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -50,11 +59,18 @@ class Checkpoint:
         The shared parameters that the next round starts from.
     server
         What `ServerHalf.state` returned.
+    trained
+        The last round of which each site has sent word: its private state is at least that new.
+        A site that is not named has taken part in this one.
+    record
+        What validation remembers of earlier rounds (`TrackRecord.as_json`).
     """
 
     round_index: int
     shared: State
     server: State
+    trained: Mapping[str, int] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -66,20 +82,26 @@ class CheckpointStore:
         ``UNIT/checkpoints``.
     identity
         The run they belong to.
+    expected
+        Returns the SHA-256 that a round's file should have, None where nobody keeps account.
     """
 
-    def __init__(self, folder: Path, identity: RunIdentity) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: RunIdentity,
+        expected: Callable[[int], str | None] = lambda _: None,
+    ) -> None:
         self.files = RoundFiles(folder, "round")
         self._identity = identity
+        self._expected = expected
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Store a round, then drop those older than the one before it.
+        """Store a round; see `write`."""
+        self.write(checkpoint.round_index, self.encode(checkpoint))
 
-        Raises
-        ------
-        StorageError
-            If it cannot be written; the older checkpoints are then untouched.
-        """
+    def encode(self, checkpoint: Checkpoint) -> bytes:
+        """Return the bytes of a round's file: to be noted before they are written."""
         tensors = {f"shared/{name}": value for name, value in checkpoint.shared.items()}
         tensors |= {f"server/{name}": value for name, value in checkpoint.server.items()}
         about = {
@@ -87,9 +109,21 @@ class CheckpointStore:
             "round": checkpoint.round_index,
             "fingerprint": self._identity.fingerprint,
             "seed": self._identity.seed,
+            "trained": dict(checkpoint.trained),
+            "record": dict(checkpoint.record),
         }
-        save_tensors(self.files.path(checkpoint.round_index), tensors, about)
-        self.files.keep(checkpoint.round_index - 1, checkpoint.round_index)
+        return encode_tensors(tensors, about)
+
+    def write(self, round_index: int, data: bytes) -> None:
+        """Store a round's file, then drop those older than the round before it.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written; the older checkpoints are then untouched.
+        """
+        write_atomically(self.files.path(round_index), data)
+        self.files.keep(round_index - 1, round_index)
 
     def load(self, round_index: int) -> Checkpoint:
         """Read a round back.
@@ -97,11 +131,14 @@ class CheckpointStore:
         Raises
         ------
         DamagedFileError
-            If the file is missing, truncated or altered.
+            If the file is missing, truncated or altered, or not the one that was noted.
         CheckpointError
             If it belongs to another run.
         """
         path = self.files.path(round_index)
+        expected = self._expected(round_index)
+        if expected is not None and path.exists() and expected != file_digest(path):
+            raise DamagedFileError(f"{path} is not the file that the audit log speaks of")
         tensors, about = load_tensors(path)
         self._identity.check(path, about)
         if about.get("kind") != "server" or about.get("round") != round_index:
@@ -109,7 +146,29 @@ class CheckpointStore:
                 f"{path} is not the server's checkpoint of round {round_index}: put the right file "
                 "back, or remove it to resume from an older round"
             )
-        return Checkpoint(round_index, _group(tensors, "shared/"), _group(tensors, "server/"))
+        trained, record = about.get("trained"), about.get("record")
+        if (
+            not isinstance(trained, dict)
+            or not all(type(n) is int for n in trained.values())
+            or not isinstance(record, dict)
+        ):
+            raise CheckpointError(
+                f"{path} does not say which sites took part: it was not written by this version of "
+                "fedm2ct; use the version that wrote it, or start again in another output folder"
+            )
+        return Checkpoint(
+            round_index,
+            _group(tensors, "shared/"),
+            _group(tensors, "server/"),
+            trained,
+            record,
+        )
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _group(tensors: State, prefix: str) -> State:

@@ -6,7 +6,12 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from fedm2ct.federation.records import read_download, reply_with_metrics, reply_with_upload
+from fedm2ct.federation.records import (
+    read_download,
+    receipt_of,
+    reply_with_metrics,
+    reply_with_upload,
+)
 from fedm2ct.federation.site import Site, SiteFailureError
 
 
@@ -30,7 +35,7 @@ def make_client_app(find_site: Callable[[Context], Site]) -> ClientApp:
             upload = find_site(context).fit(round_index, shared)
         except SiteFailureError as failure:
             return _error_reply(message, failure)
-        return Message(reply_with_upload(upload), reply_to=message)
+        return Message(reply_with_upload(upload, receipt_of(message)), reply_to=message)
 
     @app.evaluate()
     def finish(message: Message, context: Context) -> Message:

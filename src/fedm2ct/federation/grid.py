@@ -71,7 +71,7 @@ class LocalGrid(Grid):
         self._replies: dict[str, Message] = {}
         self._sent = 0
         self._run = Run.create_empty(_RUN_ID)
-        self.traffic: dict[str, Traffic] = {}
+        self.traffic: dict[str, Traffic] = {}  # of what was pushed last
         # A message takes its sender from these class-wide values when it is made.
         TaskIdentity.task_id = 1
         TaskIdentity.run_id = _RUN_ID
@@ -109,6 +109,7 @@ class LocalGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Deliver each message and run its node at once; return the ids to pull replies with."""
         ids = []
+        self.traffic = {}
         for message in messages:
             self._sent += 1
             message_id = f"{self._sent:08d}"

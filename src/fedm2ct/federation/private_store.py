@@ -48,6 +48,22 @@ class PrivateStore:
         }
         save_tensors(self.files.path(round_index), state, about)
 
+    def load_until(self, last: int, first: int = 0) -> State:
+        """Read the newest private state up to round `last` back.
+
+        A site that was away has none of the last rounds. One that is known to have taken part in
+        round `first` must have that one or a newer one.
+
+        Raises
+        ------
+        DamagedFileError
+            If the file is missing, truncated or altered.
+        CheckpointError
+            If it belongs to another run, site, round or model.
+        """
+        found = self.files.newest_until(last)
+        return self.load(first if found is None else max(first, found))
+
     def load(self, round_index: int) -> State:
         """Read the private state of exactly this round back.
 

@@ -1,12 +1,29 @@
 """Between this project's values and Flower's records, and between messages and bytes.
 
 Only arrays, numbers and short texts cross: nothing is pickled, and nothing passes by reference.
+What arrives is distrusted: an array is measured before it is decoded, and a reply must name what it
+answers.
 """
 
+import hashlib
+import io
+import math
+import re
+import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    ConfigRecordValues,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from torch import Tensor
@@ -16,6 +33,9 @@ from fedm2ct.federation.method import State, Upload
 _SHARED = "shared"
 _METRICS = "metrics"
 _ABOUT = "about"
+_METRIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}")
+_MOST_METRICS = 256
+_SPARE_BYTES = 1 << 20
 
 
 class MalformedMessageError(ValueError):
@@ -49,18 +69,80 @@ def state_from_arrays(record: ArrayRecord) -> State:
     MalformedMessageError
         If an array cannot be decoded.
     """
-    state: State = {}
-    for name, array in record.items():
-        try:
-            state[name] = torch.from_numpy(array.numpy().copy())
-        except (TypeError, ValueError, EOFError, OSError) as error:
-            raise MalformedMessageError(f"parameter {name} cannot be decoded") from error
-    return state
+    return {name: _tensor(name, array) for name, array in record.items()}
 
 
-def download(arrays: ArrayRecord, round_index: int) -> RecordDict:
-    """Return what the server sends: the shared parameters and the number of the round."""
-    return RecordDict({_SHARED: arrays, _ABOUT: ConfigRecord({"round": round_index})})
+def _tensor(name: str, array: Array) -> torch.Tensor:
+    """Decode an array whose header describes exactly the bytes that follow it.
+
+    NumPy allocates what a header asks for before it reads: the header must not be believed.
+    """
+    try:
+        stream = io.BytesIO(array.data)
+        version = np.lib.format.read_magic(stream)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = read_header(stream)
+        follow = len(array.data) - stream.tell()
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize != follow:
+            raise MalformedMessageError(f"parameter {name} is not what its header says")
+        return torch.from_numpy(array.numpy().copy())
+    except MalformedMessageError:
+        raise
+    except Exception as error:  # hostile bytes raise whatever NumPy's parser happens to meet
+        raise MalformedMessageError(f"parameter {name} cannot be decoded") from error
+
+
+def wire_digest(record: ArrayRecord) -> str:
+    """Return a SHA-256 over names and bytes of the arrays as they travel."""
+    digest = hashlib.sha256()
+    for name in sorted(record):
+        array = record[name]
+        label = f"{name}\n{array.stype} {array.dtype} {list(array.shape)} {len(array.data)}\n"
+        digest.update(label.encode("utf-8", "backslashreplace"))
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a reply answers: no other round, nobody else's message, and no other parameters.
+
+    Attributes
+    ----------
+    round_index
+        The round.
+    nonce
+        What the server drew for this round and has never sent before.
+    sent
+        `wire_digest` of the parameters that were sent, computed by who received them.
+    """
+
+    round_index: int
+    nonce: str
+    sent: str
+
+
+def new_nonce() -> str:
+    """Return 128 random bits in hexadecimal: they protect a round, no result depends on them."""
+    return secrets.token_hex(16)
+
+
+def download(arrays: ArrayRecord, round_index: int, nonce: str) -> RecordDict:
+    """Return what the server sends: the shared parameters, the round's number and its nonce."""
+    about = ConfigRecord({"round": round_index, "nonce": nonce})
+    return RecordDict({_SHARED: arrays, _ABOUT: about})
+
+
+def receipt_of(message: Message) -> Receipt:
+    """Return the receipt for what the server has sent, after `read_download` has accepted it."""
+    about, arrays = message.content[_ABOUT], message.content[_SHARED]
+    assert isinstance(about, ConfigRecord) and isinstance(arrays, ArrayRecord)
+    round_index = about["round"]
+    assert isinstance(round_index, int)
+    return Receipt(round_index, str(about.get("nonce")), wire_digest(arrays))
 
 
 def read_download(message: Message) -> tuple[int, State]:
@@ -80,32 +162,72 @@ def read_download(message: Message) -> tuple[int, State]:
     return round_index, state_from_arrays(arrays)
 
 
-def reply_with_upload(upload: Upload) -> RecordDict:
-    """Return what a site sends after a round."""
+def reply_with_upload(upload: Upload, receipt: Receipt) -> RecordDict:
+    """Return what a site sends after a round, in answer to what it has received."""
+    about: dict[str, ConfigRecordValues] = {
+        "site": upload.site,
+        "samples": int(upload.samples),
+        "round": receipt.round_index,
+        "nonce": receipt.nonce,
+        "sent": receipt.sent,
+    }
     return RecordDict(
         {
             _SHARED: arrays_from_state(upload.shared),
             _METRICS: _metric_record(upload.metrics),
-            _ABOUT: ConfigRecord({"site": upload.site, "samples": int(upload.samples)}),
+            _ABOUT: ConfigRecord(about),
         }
     )
 
 
-def read_upload(message: Message) -> Upload:
-    """Return a site's upload, as it says; nothing of it is checked yet but its form.
+def read_upload(message: Message, expected: Receipt, like: State) -> Upload:
+    """Return a site's upload, as it says; of its tensors nothing is checked yet but their form.
+
+    Parameters
+    ----------
+    message
+        The site's reply.
+    expected
+        What it must answer.
+    like
+        What an upload should look like: one that is much larger is not decoded.
 
     Raises
     ------
     MalformedMessageError
-        If a part is missing or of the wrong kind.
+        If it answers something else, is too large, or a part is missing or of the wrong kind.
     """
-    about, arrays = message.content.get(_ABOUT), message.content.get(_SHARED)
+    content = message.content if message.has_content() else RecordDict()
+    about, arrays = content.get(_ABOUT), content.get(_SHARED)
     if not isinstance(about, ConfigRecord) or not isinstance(arrays, ArrayRecord):
         raise MalformedMessageError("the upload holds no shared parameters or no description")
+    _check_receipt(about, expected)
+    size = sum(len(array.data) + len(name) for name, array in arrays.items())
+    most = 2 * sum(t.numel() * t.element_size() for t in like.values()) + _SPARE_BYTES
+    if size > most:
+        raise MalformedMessageError(f"the upload has {size} bytes, more than {most}")
     site, samples = about.get("site"), about.get("samples")
     if not isinstance(site, str) or not isinstance(samples, int):
         raise MalformedMessageError("the upload's site or number of samples is of the wrong kind")
     return Upload(site, state_from_arrays(arrays), samples, read_metrics(message))
+
+
+def uploaded_digest(message: Message) -> str:
+    """Return the `wire_digest` of what a reply holds; empty where it holds no arrays."""
+    arrays = message.content.get(_SHARED) if message.has_content() else None
+    return wire_digest(arrays) if isinstance(arrays, ArrayRecord) else ""
+
+
+def _check_receipt(about: ConfigRecord, expected: Receipt) -> None:
+    said = about.get("round")
+    if said != expected.round_index or isinstance(said, bool):
+        raise MalformedMessageError(
+            f"stale or replayed: it answers round {said!r}, not {expected.round_index}"
+        )
+    if about.get("nonce") != expected.nonce:
+        raise MalformedMessageError("stale or replayed: it answers another message of this round")
+    if about.get("sent") != expected.sent:
+        raise MalformedMessageError("the site trained from other parameters than were sent to it")
 
 
 def reply_with_metrics(metrics: Mapping[str, float]) -> RecordDict:
@@ -119,13 +241,17 @@ def read_metrics(message: Message) -> dict[str, float]:
     Raises
     ------
     MalformedMessageError
-        If there are none, or one is not a single number.
+        If there are none or too many, or one is not a single number with a plain name.
     """
-    record = message.content.get(_METRICS)
+    record = message.content.get(_METRICS) if message.has_content() else None
     if not isinstance(record, MetricRecord):
         raise MalformedMessageError("the reply holds no metrics")
+    if len(record) > _MOST_METRICS:
+        raise MalformedMessageError(f"the reply holds {len(record)} metrics, not {_MOST_METRICS}")
     metrics: dict[str, float] = {}
     for name, value in record.items():
+        if not _METRIC_NAME.fullmatch(name):
+            raise MalformedMessageError(f"metric {name!r} has no plain name")
         if isinstance(value, list):
             raise MalformedMessageError(f"metric {name} is not a single number")
         metrics[name] = float(value)

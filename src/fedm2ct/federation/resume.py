@@ -26,7 +26,7 @@ def refuse_existing_run(run_dir: Path) -> None:
     RunExistsError
         If there are checkpoints, private states or a log.
     """
-    patterns = ("metrics.jsonl", "checkpoints/*.safetensors", "sites/*/private-*.safetensors")
+    patterns = ("*.jsonl", "checkpoints/*.safetensors", "sites/*/private-*.safetensors")
     if any(next(run_dir.glob(pattern), None) is not None for pattern in patterns):
         raise RunExistsError(
             f"{run_dir} holds a run already: resume it (--resume), or choose another output folder"
@@ -36,7 +36,9 @@ def refuse_existing_run(run_dir: Path) -> None:
 def newest_resumable(
     checkpoints: CheckpointStore, sites: Sequence[Site], warn: Callable[[str], None]
 ) -> Checkpoint | None:
-    """Return the newest round that the server and all sites have stored, undamaged.
+    """Return the newest round that the server and all sites that took part have stored, undamaged.
+
+    A site that was away in a round has its part in an older one.
 
     Parameters
     ----------
@@ -62,7 +64,7 @@ def newest_resumable(
         try:
             checkpoint = checkpoints.load(round_index)
             for site in sites:
-                site.store.load(round_index)
+                site.store.load_until(round_index, checkpoint.trained.get(site.name, round_index))
         except DamagedFileError as error:
             faults.append(f"round {round_index}: {error}")
             continue

@@ -1,8 +1,9 @@
 """Running a method in this process, through Flower, so that it can be interrupted at any time.
 
-Of a round, the sites' private states are stored first, then the log, then the server's checkpoint:
-the round counts as done when the last is there. A run that is resumed goes back to the newest round
-of which everything is there, and from then on computes the same bits as one never interrupted.
+Of a round, the sites' private states are stored first, then the log and the audit log, then the
+server's checkpoint: the round counts as done when the last is there. A run that is resumed goes
+back to the newest round of which everything is there, and from then on computes the same bits as
+one never interrupted.
 """
 
 import contextlib
@@ -14,17 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedm2ct.errors import FedM2CTError
-from fedm2ct.federation.checkpoint import Checkpoint, CheckpointStore, RunIdentity
+from fedm2ct.federation.checkpoint import RunIdentity
+from fedm2ct.federation.coordinator import Coordinator
 from fedm2ct.federation.method import ClientHalf, ServerHalf, State
-from fedm2ct.federation.resume import newest_resumable, refuse_existing_run
-from fedm2ct.federation.runlog import Event, RunLog
+from fedm2ct.federation.resume import refuse_existing_run
+from fedm2ct.federation.runlog import Event
 from fedm2ct.federation.site import Site
 
 if TYPE_CHECKING:
-    from fedm2ct.federation.grid import LocalGrid, Traffic
-    from fedm2ct.federation.strategy import FinalReport, RoundReport
+    from fedm2ct.federation.grid import Traffic
 
-logger = logging.getLogger(__name__)
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -74,7 +74,7 @@ def run_in_process(
         Number of rounds of the whole run.
     run_dir
         Folder of this unit of work: ``checkpoints/``, ``sites/SITE/``, ``metrics.jsonl``,
-        ``flower.log``.
+        ``audit.jsonl``, ``flower.log``.
     resume
         Go on from what is stored there; begin where nothing is.
     seed
@@ -120,7 +120,7 @@ def run_in_process(
     )
     final = unit.federate(rounds)
     on_event({"event": "done", "round": rounds})
-    return RunResult(unit.shared, rounds, resumed_from, final)
+    return RunResult(unit.coordinator.shared, rounds, resumed_from, final)
 
 
 def _check_arguments(clients: Mapping[str, ClientHalf], rounds: int) -> None:
@@ -137,7 +137,7 @@ def _check_arguments(clients: Mapping[str, ClientHalf], rounds: int) -> None:
 
 
 class _Unit:
-    """One unit of work (a method under a seed) with its folder."""
+    """One unit of work (a method under a seed) with its folder: the coordinator and all sites."""
 
     def __init__(
         self,
@@ -148,43 +148,26 @@ class _Unit:
         on_event: Callable[[Event], None],
     ) -> None:
         self.folder = folder
-        self.server = server
-        self.shared: State = {}
-        self.rounds_done = 0
         self.sites = {
             name: Site(name, clients[name], folder / "sites" / name, identity)
             for name in sorted(clients)
         }
-        self.checkpoints = CheckpointStore(folder / "checkpoints", identity)
-        self.log = RunLog(folder / "metrics.jsonl")
+        self.coordinator = Coordinator(server, folder, identity, on_event)
         self.on_event = on_event
 
     def begin(self) -> None:
         """Store round 0: everything that round 1 starts from."""
-        self.log.rewind(-1)
-        initial = self.server.initial_shared()
-        self.shared = {name: value.detach().cpu().clone() for name, value in initial.items()}
         for site in self.sites.values():
             site.begin()
-        self.checkpoints.save(Checkpoint(0, self.shared, self.server.state()))
+        self.coordinator.begin(list(self.sites))
 
     def restore(self, rounds: int) -> int | None:
         """Go back to the newest stored round and return it; None if there is none."""
-        found = newest_resumable(self.checkpoints, list(self.sites.values()), self.warn)
-        if found is None:
-            return None
-        if found.round_index > rounds:
-            raise FedM2CTError(
-                f"{self.folder} is at round {found.round_index} already, beyond the {rounds} "
-                "rounds asked for: ask for more rounds, or choose another output folder"
-            )
-        for site in self.sites.values():
-            site.restore(found.round_index)
-        self.server.load_state(found.server)
-        self.checkpoints.files.keep(0, found.round_index)
-        self.log.rewind(found.round_index)
-        self.shared, self.rounds_done = found.shared, found.round_index
-        return found.round_index
+        found = self.coordinator.restore(rounds, list(self.sites.values()))
+        if found is not None:
+            for site in self.sites.values():
+                site.restore(found)
+        return found
 
     def federate(self, rounds: int) -> dict[str, dict[str, float]]:
         """Run the rounds that remain, and the end; return the sites' final scalars."""
@@ -192,90 +175,25 @@ class _Unit:
         from fedm2ct.federation.grid import LocalGrid
         from fedm2ct.federation.strategy import MethodStrategy
 
+        coordinator = self.coordinator
         app = make_client_app(lambda context: self.sites[str(context.node_config["site"])])
         grid = LocalGrid(app, list(self.sites), self._on_reply)
         strategy = MethodStrategy(
-            self.server,
-            self.shared,
+            coordinator.server,
+            coordinator.shared,
             grid.sites,
-            rounds_done=self.rounds_done,
-            on_round=lambda report: self._on_round(report, strategy.shared, grid),
+            rounds_done=coordinator.rounds_done,
+            on_round=lambda report: coordinator.round_done(report, strategy.shared, grid.traffic),
+            record=coordinator.record,
             spool=self.folder / "uploads",
         )
         with _flower_log(self.folder / "flower.log"):
             final = strategy.run(grid, rounds)
-        self.shared = strategy.shared
-        self._on_finish(final, rounds, grid)
+        coordinator.finished(final, rounds, grid.traffic)
         return final.metrics
-
-    def warn(self, text: str) -> None:
-        """Tell the log of this process and the caller."""
-        logger.warning("%s", text)
-        self.on_event({"event": "warning", "reason": text})
 
     def _on_reply(self, site: str, traffic: "Traffic") -> None:
         self.on_event({"event": "site", "site": site, "seconds": traffic.seconds})
-
-    def _on_round(self, report: "RoundReport", shared: State, grid: "LocalGrid") -> None:
-        """Log a round, then store it: it is done when the checkpoint is there."""
-        self._record(_round_events(report, grid.traffic))
-        self.checkpoints.save(Checkpoint(report.round_index, shared, self.server.state()))
-        self.on_event({"event": "checkpoint", "round": report.round_index})
-
-    def _on_finish(self, final: "FinalReport", rounds: int, grid: "LocalGrid") -> None:
-        events = [
-            _line("finish", rounds, site, metrics, grid.traffic[site])
-            for site, metrics in sorted(final.metrics.items())
-        ]
-        self._record(events)
-        if final.failed:
-            reasons = "; ".join(f"{failure.site}: {failure.reason}" for failure in final.failed)
-            raise FedM2CTError(
-                f"not every site could take the final parameters ({reasons}); correct the cause "
-                f"and resume the run in {self.folder}"
-            )
-
-    def _record(self, events: list[Event]) -> None:
-        self.log.append(events)
-        for event in events:
-            self.on_event(event)
-
-
-def _round_events(report: "RoundReport", traffic: Mapping[str, "Traffic"]) -> list[Event]:
-    number = report.round_index
-    events = [
-        _line("round", number, u.site, {**u.metrics, "samples": u.samples}, traffic[u.site])
-        for u in report.uploads
-    ]
-    for kind, rejected in (("dropped", report.dropped), ("failed", report.failed)):
-        for r in rejected:
-            events.append(_line(kind, number, r.site, {"reason": r.reason}, traffic[r.site]))
-            logger.warning("round %d: site %s %s: %s", number, r.site, kind, r.reason)
-    events.sort(key=lambda event: str(event["site"]))
-    total: Event = {
-        **report.aggregate.metrics,
-        "event": "round",
-        "round": number,
-        "site": "server",
-        "bytes_up": sum(event["bytes_up"] for event in events),
-        "bytes_down": sum(event["bytes_down"] for event in events),
-        "seconds": report.seconds,
-    }
-    return [*events, total]
-
-
-def _line(
-    event: str, number: int, site: str, content: Mapping[str, object], traffic: "Traffic"
-) -> Event:
-    return {
-        **content,
-        "event": event,
-        "round": number,
-        "site": site,
-        "bytes_up": traffic.bytes_up,
-        "bytes_down": traffic.bytes_down,
-        "seconds": traffic.seconds,
-    }
 
 
 class _QuietFileHandler(logging.FileHandler):

@@ -2,12 +2,11 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedm2ct.files import storage_failure, write_atomically
+from fedm2ct.files import append_durably, write_atomically
 
 Event = dict[str, Any]
 
@@ -35,17 +34,7 @@ class RunLog:
             If they cannot be written; the file is then as it was.
         """
         lines = "".join(json.dumps(_plain(event), allow_nan=False) + "\n" for event in events)
-        before = self.path.stat().st_size if self.path.exists() else 0
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as stream:
-                stream.write(lines.encode())
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            if self.path.exists():
-                os.truncate(self.path, before)
-            raise storage_failure(self.path, error) from error
+        append_durably(self.path, lines.encode())
 
     def read(self) -> list[Event]:
         """Return all events; a last line cut off by a crash is left out."""

@@ -50,14 +50,14 @@ class Site:
         self.store.save(0, self._client.private_state())
 
     def restore(self, round_index: int) -> None:
-        """Go back to the private state after a round, and drop what was stored later.
+        """Go back to the newest private state up to a round, and drop what was stored later.
 
         Raises
         ------
         CheckpointError
             If the stored state is missing, damaged, or not this model's.
         """
-        state = self.store.load(round_index)
+        state = self.store.load_until(round_index)
         try:
             self._client.load_private_state(state)
         except Exception as error:
@@ -71,7 +71,8 @@ class Site:
     def fit(self, round_index: int, shared: State) -> Upload:
         """Train for one round and store the private state after it.
 
-        The files of the last two finished rounds are kept beside that of the running one.
+        The files of the last two finished rounds are kept beside that of the running one; after a
+        time away, the newest one from before it.
 
         Raises
         ------
@@ -80,7 +81,7 @@ class Site:
         StorageError
             If the disk is full or cannot be written to: the run cannot go on.
         """
-        self.store.files.keep(round_index - 2, round_index)
+        self.store.files.keep_since(round_index - 2, round_index)
         try:
             upload = self._client.fit(round_index, shared)
             private = self._client.private_state()
@@ -89,7 +90,7 @@ class Site:
         except Exception as error:
             failure = self._failure(f"round {round_index}", error)
             self.restore(round_index - 1)
-            self.store.save(round_index, self.store.load(round_index - 1))
+            self.store.save(round_index, self.store.load_until(round_index - 1))
             raise failure from error
         self.store.save(round_index, private)
         return upload
@@ -104,7 +105,7 @@ class Site:
         StorageError
             If it could not write what the site is to keep.
         """
-        self.store.files.keep(round_index - 1, round_index)
+        self.store.files.keep_since(round_index - 1, round_index)
         try:
             return self._client.finish(shared)
         except StorageError:

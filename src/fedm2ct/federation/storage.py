@@ -55,10 +55,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     StorageError
         If the file cannot be written; an older one of that name is then untouched.
     """
+    write_atomically(path, encode_tensors(tensors, about))
+
+
+def encode_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
+    """Return the bytes of the file that `save_tensors` writes."""
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     description = {**about, "version": FORMAT_VERSION, "sha256": _digest(copies)}
     metadata = {_METADATA_KEY: json.dumps(description, sort_keys=True)}
-    write_atomically(path, safetensors.torch.save(copies, metadata))
+    return safetensors.torch.save(copies, metadata)
 
 
 def load_tensors(path: Path) -> tuple[State, dict[str, Any]]:
@@ -87,7 +92,7 @@ def load_tensors(path: Path) -> tuple[State, dict[str, Any]]:
             tensors = {name: stream.get_tensor(name).clone() for name in stream.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise DamagedFileError(f"{path} is missing") from error
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} is damaged and cannot be read") from error
     if not isinstance(description, dict) or description.get("version") != FORMAT_VERSION:
         raise CheckpointError(
@@ -129,6 +134,18 @@ class RoundFiles:
         pattern = re.compile(rf"{re.escape(self._prefix)}-(\d{{4,}})\.safetensors")
         names = [p.name for p in self.folder.iterdir()] if self.folder.is_dir() else []
         return sorted(int(match[1]) for name in names if (match := pattern.fullmatch(name)))
+
+    def newest_until(self, last: int) -> int | None:
+        """Return the newest round up to `last` for which there is a file."""
+        return max((n for n in self.rounds() if n <= last), default=None)
+
+    def keep_since(self, first: int, last: int) -> None:
+        """Keep the rounds to `last`, back to the newest one that is not later than `first`.
+
+        So a site that was away keeps what it had when it left.
+        """
+        found = self.newest_until(first)
+        self.keep(0 if found is None else found, last)
 
     def keep(self, first: int, last: int) -> None:
         """Remove the files of the rounds outside ``first..last``, and unfinished ones."""

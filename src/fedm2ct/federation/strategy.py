@@ -14,14 +14,26 @@ from fedm2ct.federation.compression import EncodingError, decode_upload
 from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload
 from fedm2ct.federation.records import (
     MalformedMessageError,
+    Receipt,
     arrays_from_state,
     download,
+    new_nonce,
     read_metrics,
     read_upload,
     state_from_arrays,
+    uploaded_digest,
+    wire_digest,
 )
 from fedm2ct.federation.spool import Spool
-from fedm2ct.federation.validation import Limits, Rejected, check_aggregate, validate_uploads
+from fedm2ct.federation.validation import (
+    Limits,
+    Rejected,
+    TrackRecord,
+    check_aggregate,
+    validate_uploads,
+)
+
+NO_REPLY = "no reply within the time allowed"
 
 
 class EmptyRoundError(FedM2CTError):
@@ -41,11 +53,17 @@ class RoundReport:
     dropped
         Uploads that validation refused.
     failed
-        Sites that sent an error instead.
+        Sites that sent an error instead, or nothing.
     aggregate
         What the server's half made of it.
     seconds
         Time that validation and aggregation took.
+    nonce
+        What the replies had to repeat.
+    sent, fused
+        `wire_digest` of the parameters that the sites started from, and of those of the next round.
+    received
+        By site, the `wire_digest` of what its reply held.
     """
 
     round_index: int
@@ -54,14 +72,40 @@ class RoundReport:
     failed: list[Rejected]
     aggregate: Aggregate
     seconds: float
+    nonce: str
+    sent: str
+    fused: str
+    received: Mapping[str, str]
+
+    @property
+    def excluded(self) -> list[tuple[str, str, str]]:
+        """Everyone who was left out: site, what became of it, and why."""
+        kinds = (("dropped", self.dropped), ("failed", self.failed))
+        return [(r.site, kind, r.reason) for kind, excluded in kinds for r in excluded]
+
+    @property
+    def heard(self) -> set[str]:
+        """The sites of this run that have replied, whatever they said."""
+        return set(self.received)
 
 
 @dataclass(frozen=True)
 class FinalReport:
-    """What the sites said at the end: their scalars by site name, and who failed."""
+    """The end: what was sent, the sites' scalars by site name, and who failed."""
 
+    sent: str
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     failed: list[Rejected] = field(default_factory=list)
+
+
+@dataclass
+class _Replies:
+    """What came back of a round."""
+
+    uploads: list[Upload] = field(default_factory=list)
+    dropped: list[Rejected] = field(default_factory=list)
+    failed: list[Rejected] = field(default_factory=list)
+    received: dict[str, str] = field(default_factory=dict)
 
 
 class MethodStrategy(Strategy):
@@ -84,6 +128,8 @@ class MethodStrategy(Strategy):
         Called after each round, before the next one starts: to log and to store.
     limits
         Bounds for uploads.
+    record
+        What validation remembers of the rounds that were finished before; it is written to.
     spool
         Folder for the uploads of the running round; one for temporary files by default.
     """
@@ -97,6 +143,7 @@ class MethodStrategy(Strategy):
         rounds_done: int = 0,
         on_round: Callable[[RoundReport], None] = lambda _: None,
         limits: Limits | None = None,
+        record: TrackRecord | None = None,
         spool: Path | None = None,
     ) -> None:
         self._server = server
@@ -104,7 +151,10 @@ class MethodStrategy(Strategy):
         self._rounds_done = rounds_done
         self._on_round = on_round
         self._limits = limits or Limits()
+        self._record = TrackRecord() if record is None else record
         self._spool = spool
+        self._asked: dict[int, str] = {}
+        self._expected = Receipt(0, "", "")
         self.shared = shared
 
     def run(self, grid: Grid, rounds: int, timeout: float = 3600.0) -> FinalReport:
@@ -142,29 +192,38 @@ class MethodStrategy(Strategy):
         FedM2CTError
             If the aggregate is unusable.
         """
+        like = self._server.upload_like(self.shared)
         with Spool(self._spool) as spool:
-            received, dropped, failed = self._read(replies, spool)
-            return self._conclude(self._rounds_done + server_round, received, dropped, failed)
+            found = self._read(replies, like, spool)
+            return self._conclude(self._rounds_done + server_round, like, found)
 
     def _conclude(
-        self,
-        round_index: int,
-        received: list[Upload],
-        dropped: list[Rejected],
-        failed: list[Rejected],
+        self, round_index: int, like: State, found: _Replies
     ) -> tuple[ArrayRecord, MetricRecord]:
         started = time.monotonic()
-        like = self._server.upload_like(self.shared)
-        uploads, rejected = validate_uploads(received, like, self._limits, self._server.fault)
-        dropped += rejected
+        uploads, rejected = validate_uploads(
+            found.uploads, like, self._limits, self._server.fault, self._record
+        )
+        dropped = found.dropped + rejected
         if not uploads:
-            raise EmptyRoundError(_nobody_left(round_index, dropped + failed))
+            raise EmptyRoundError(_nobody_left(round_index, dropped + found.failed))
         aggregate = self._server.aggregate(round_index, self.shared, uploads)
         check_aggregate(round_index, aggregate.shared, self.shared)
         arrays = arrays_from_state(aggregate.shared)
         self.shared = state_from_arrays(arrays)
-        seconds = time.monotonic() - started
-        self._on_round(RoundReport(round_index, uploads, dropped, failed, aggregate, seconds))
+        report = RoundReport(
+            round_index,
+            uploads,
+            dropped,
+            found.failed,
+            aggregate,
+            time.monotonic() - started,
+            self._expected.nonce,
+            self._expected.sent,
+            wire_digest(arrays),
+            found.received,
+        )
+        self._on_round(report)
         return arrays, MetricRecord({n: float(v) for n, v in aggregate.metrics.items()})
 
     def configure_evaluate(
@@ -184,50 +243,66 @@ class MethodStrategy(Strategy):
 
     def _finish(self, grid: Grid, rounds: int, timeout: float) -> FinalReport:
         messages = self._messages(MessageType.EVALUATE, arrays_from_state(self.shared), rounds)
-        report = FinalReport()
-        for reply in grid.send_and_receive(messages, timeout=timeout):
-            site = self._sites[reply.metadata.src_node_id]
+        replies = list(grid.send_and_receive(messages, timeout=timeout))
+        report = FinalReport(self._expected.sent)
+        for reply in replies:
+            site = self._asked.pop(reply.metadata.src_node_id, None)
+            if site is None:
+                continue  # nobody who was asked, or a second answer
             try:
                 if reply.has_error():
                     raise MalformedMessageError(reply.error.reason or "unknown error")
                 report.metrics[site] = read_metrics(reply)
             except MalformedMessageError as error:
                 report.failed.append(Rejected(site, str(error)))
+        report.failed.extend(Rejected(site, NO_REPLY) for site in self._asked.values())
         return report
 
-    def _messages(self, kind: str, arrays: ArrayRecord, round_index: int) -> Iterable[Message]:
-        for node, _ in sorted(self._sites.items(), key=lambda item: item[1]):
-            content = download(arrays, round_index)
-            yield Message(content, node, kind, group_id=str(round_index))
+    def _messages(self, kind: str, arrays: ArrayRecord, round_index: int) -> list[Message]:
+        """Return a message to every site that is there now, and remember what they must answer."""
+        self._expected = Receipt(round_index, new_nonce(), wire_digest(arrays))
+        self._asked = dict(sorted(self._sites.items(), key=lambda item: item[1]))
+        return [
+            Message(
+                download(arrays, round_index, self._expected.nonce),
+                node,
+                kind,
+                group_id=str(round_index),
+            )
+            for node in self._asked
+        ]
 
-    def _read(
-        self, replies: Iterable[Message], spool: Spool
-    ) -> tuple[list[Upload], list[Rejected], list[Rejected]]:
+    def _read(self, replies: Iterable[Message], like: State, spool: Spool) -> _Replies:
         """Sort replies into uploads, those that cannot be read, and sites that failed.
 
         One upload is in memory at a time, if the grid hands replies over one by one.
         """
-        uploads: list[Upload] = []
-        dropped: list[Rejected] = []
-        failed: list[Rejected] = []
+        found = _Replies()
         for reply in replies:
-            site = self._sites[reply.metadata.src_node_id]
+            site = self._asked.get(reply.metadata.src_node_id)
+            if site is None:
+                stranger = f"node {reply.metadata.src_node_id}"
+                found.dropped.append(Rejected(stranger, "is no site that was asked"))
+                continue
             if reply.has_error():
-                failed.append(Rejected(site, reply.error.reason or "unknown error"))
+                found.received.setdefault(site, "")
+                found.failed.append(Rejected(site, reply.error.reason or "unknown error"))
                 continue
             try:
-                upload = read_upload(reply)
+                found.received.setdefault(site, uploaded_digest(reply))
+                upload = read_upload(reply, self._expected, like)
                 if upload.site != site:
                     raise MalformedMessageError(f"the upload says that it is {upload.site}'s")
-                uploads.append(spool.keep(self._decoded(upload)))
+                found.uploads.append(spool.keep(self._decoded(upload, like)))
             except (MalformedMessageError, EncodingError) as error:
-                dropped.append(Rejected(site, str(error)))
-        return uploads, dropped, failed
+                found.dropped.append(Rejected(site, str(error)))
+        absent = sorted(set(self._asked.values()) - set(found.received))
+        found.failed.extend(Rejected(site, NO_REPLY) for site in absent)
+        return found
 
-    def _decoded(self, upload: Upload) -> Upload:
+    def _decoded(self, upload: Upload, like: State) -> Upload:
         if self._server.compression == "none":
             return upload
-        like = self._server.upload_like(self.shared)
         return replace(upload, shared=decode_upload(upload.shared, like, self._server.compression))
 
 

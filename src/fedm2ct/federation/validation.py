@@ -3,46 +3,55 @@
 A wrong upload does not stop a round: it is left out, with the reason, and the others go on.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from torch import Tensor
 
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.method import State, Upload
+from fedm2ct.federation.outliers import (
+    Limits,
+    TrackRecord,
+    kinds,
+    opposed,
+    too_long,
+    update_norm,
+)
 
+__all__ = [
+    "Limits",
+    "Rejected",
+    "TrackRecord",
+    "check_aggregate",
+    "update_norm",
+    "validate_uploads",
+]
 
-@dataclass(frozen=True)
-class Limits:
-    """How far an upload may stray.
-
-    Attributes
-    ----------
-    max_samples
-        Most training slices that a site may claim: a huge weight would hijack the average.
-    norm_factor
-        Longest update, as a multiple of the median length of the round's other updates. Generous:
-        sites with different scanners differ by small factors, a broken or hostile one by orders
-        of magnitude.
-    norm_floor
-        An update shorter than `norm_factor` times this fraction of the shared parameters' own
-        length is always accepted, so that a site that hardly moves makes no offender of the rest.
-    """
-
-    max_samples: int = 1_000_000
-    norm_factor: float = 10.0
-    norm_floor: float = 0.01
+_LONGEST_REASON = 300
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """An upload that was left out, and why."""
+    """An upload that was left out, and why: a line of printable text, as it is made of what came.
+
+    A site that chooses the names of its tensors must not be able to write lines into a log.
+    """
 
     site: str
     reason: str
+
+    def __post_init__(self) -> None:
+        """Make both fit for a log."""
+        object.__setattr__(self, "site", printable(self.site))
+        object.__setattr__(self, "reason", printable(self.reason))
+
+
+def printable(text: str) -> str:
+    """Return a text as one line of printable characters, shortened where it is long."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return line if len(line) <= _LONGEST_REASON else f"{line[: _LONGEST_REASON - 3]}..."
 
 
 def validate_uploads(
@@ -50,6 +59,7 @@ def validate_uploads(
     like: State,
     limits: Limits,
     fault: Callable[[Upload], str | None] = lambda _: None,
+    record: TrackRecord | None = None,
 ) -> tuple[list[Upload], list[Rejected]]:
     """Separate usable uploads from the others.
 
@@ -64,26 +74,34 @@ def validate_uploads(
         Bounds on samples and on the length of an update.
     fault
         What the method itself finds wrong with an upload whose form is right.
+    record
+        The rounds before; the accepted uploads are added to it.
 
     Returns
     -------
     tuple
         The accepted uploads, sorted by site name, and the rejected ones with their reasons.
     """
+    record = TrackRecord() if record is None else record
     accepted: dict[str, Upload] = {}
     rejected: list[Rejected] = []
     for upload in sorted(uploads, key=lambda u: u.site):
-        reason = _own_fault(upload, like, limits) or fault(upload)
+        reason = _own_fault(upload, like, limits, record) or fault(upload)
         if reason is None and upload.site in accepted:
             reason = "a second upload under the same site name"
         if reason is None:
             accepted[upload.site] = upload
         else:
             rejected.append(Rejected(upload.site, reason))
-    for group in _groups(like):
-        for site, reason in _outliers(list(accepted.values()), group, limits).items():
+    for kind, reference in kinds(like):
+        remaining = list(accepted.values())
+        found = too_long(remaining, kind, reference, limits, record)
+        remaining = [upload for upload in remaining if upload.site not in found]
+        found |= opposed(remaining, reference, limits)
+        for site, reason in found.items():
             del accepted[site]
             rejected.append(Rejected(site, reason))
+    record.note(list(accepted.values()), like)
     return list(accepted.values()), rejected
 
 
@@ -104,7 +122,7 @@ def check_aggregate(round_index: int, shared: State, before: State) -> None:
     FedM2CTError
         If names, shapes or dtypes have changed or a value is not finite.
     """
-    fault = _tensor_fault(shared, before)
+    fault = form_fault(shared, before)
     if fault is not None:
         raise FedM2CTError(
             f"round {round_index}: the server's aggregate is unusable ({fault}); lower the "
@@ -112,29 +130,20 @@ def check_aggregate(round_index: int, shared: State, before: State) -> None:
         )
 
 
-def update_norm(state: Mapping[str, Tensor], shared: State) -> float:
-    """Return the Euclidean length of ``state - shared`` over the real parameters, in float64.
-
-    Whole-number buffers, such as counters, are left out.
-    """
-    squares = [
-        float((state[name].double() - value.double()).square().sum())
-        for name, value in shared.items()
-        if value.is_floating_point()
-    ]
-    return math.sqrt(math.fsum(squares))
-
-
-def _own_fault(upload: Upload, shared: State, limits: Limits) -> str | None:
+def _own_fault(upload: Upload, shared: State, limits: Limits, record: TrackRecord) -> str | None:
     samples = upload.samples
     if isinstance(samples, bool) or not isinstance(samples, int):
         return f"samples is {samples!r}, not a whole number"
     if not 1 <= samples <= limits.max_samples:
         return f"samples is {samples}, outside 1..{limits.max_samples}"
-    return _tensor_fault(upload.shared, shared)
+    first = record.samples.get(upload.site, samples)
+    if not first / limits.samples_factor <= samples <= first * limits.samples_factor:
+        return f"samples is {samples}, yet it was {first} in an earlier round"
+    return form_fault(upload.shared, shared)
 
 
-def _tensor_fault(state: Mapping[str, Tensor], like: State) -> str | None:
+def form_fault(state: Mapping[str, Tensor], like: State) -> str | None:
+    """Say how a state differs from another in form, or where it is not finite."""
     if missing := sorted(like.keys() - state.keys()):
         return f"parameter {missing[0]} is missing"
     if surplus := sorted(state.keys() - like.keys()):
@@ -148,29 +157,3 @@ def _tensor_fault(state: Mapping[str, Tensor], like: State) -> str | None:
         if not bool(torch.isfinite(tensor).all()):
             return f"parameter {name} holds NaN or infinity"
     return None
-
-
-def _groups(like: State) -> list[State]:
-    """Split what travels by the prefix of its names: each kind has a length of its own."""
-    groups: dict[str, State] = {}
-    for name, value in like.items():
-        prefix = name.partition(".")[0] if "." in name else ""
-        groups.setdefault(prefix, {})[name] = value
-    return list(groups.values())
-
-
-def _outliers(uploads: list[Upload], shared: State, limits: Limits) -> dict[str, str]:
-    """Name the uploads whose update is far longer than those of the round's other sites."""
-    lengths = {upload.site: update_norm(upload.shared, shared) for upload in uploads}
-    zeros = {name: torch.zeros_like(value) for name, value in shared.items()}
-    floor = limits.norm_floor * update_norm(shared, zeros)
-    found: dict[str, str] = {}
-    for site, length in lengths.items():
-        others = [other for name, other in lengths.items() if name != site]
-        typical = max(median(others), floor) if others else 0.0
-        if typical > 0 and length > limits.norm_factor * typical:
-            found[site] = (
-                f"its update is {length / typical:.3g} times as long as is typical of this "
-                f"round, more than {limits.norm_factor:g}"
-            )
-    return found

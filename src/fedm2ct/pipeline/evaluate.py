@@ -12,13 +12,14 @@ import numpy as np
 
 from fedm2ct.config import RunConfig
 from fedm2ct.data.scans import Scan
-from fedm2ct.data.sites import pick_slices
+from fedm2ct.data.sites import TEST, pick_slices
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
 from fedm2ct.physics.protocols import Protocol, protocol_from_dict, warn_if_truncated
 from fedm2ct.pipeline.assess import HuArray, assess, to_hu
-from fedm2ct.pipeline.manifest import chosen_seed, config_of, read_manifest, scan_hash
+from fedm2ct.pipeline.manifest import chosen_seed, config_of, read_manifest
 from fedm2ct.pipeline.prepare import acquire_tests, load_any
+from fedm2ct.pipeline.site_files import Roles, read_roles, scan_hash
 from fedm2ct.pipeline.summary import read_result, summarise_scores
 from fedm2ct.pipeline.unit import reconstructors_of
 
@@ -76,7 +77,7 @@ def evaluate_run(
     protocols = {name: protocol_from_dict(manifest["protocols"][name]) for name in chosen}
     scans = [load_any(name) for name in scan_names]
     if not allow_seen:
-        _refuse_seen(scans, manifest)
+        _refuse_seen(scans, read_roles(run, manifest))
     tests = [(scan, pick_slices(scan, slices or len(scan.hu))) for scan in scans]
     scores, arrays = _score(config, run, seed, protocols, tests, progress)
     summary = summarise_scores(config, {method: [by_site] for method, by_site in scores.items()})
@@ -122,19 +123,13 @@ def _chosen(known: list[str], wanted: Sequence[str]) -> list[str]:
     return list(wanted) or known
 
 
-def _refuse_seen(scans: Sequence[Scan], manifest: dict[str, Any]) -> None:
+def _refuse_seen(scans: Sequence[Scan], roles: Roles) -> None:
     """Refuse scans of training patients, by the patient's pseudonym and by the voxels."""
-    roles = {role: set(p) for role, p in manifest["patients"].items() if role != "test"}
-    used = {
-        entry["scan"]: role
-        for role, entries in manifest["slices"].items()
-        if role != "test"
-        for entry in entries
-    }
-    hashes = {manifest["scans"][name]["sha256"]: role for name, role in used.items()}
+    training = {role: about for role, about in roles.items() if role != TEST}
+    patients = {patient: role for role, a in training.items() for patient in a["patients"]}
+    hashes = {scan["sha256"]: role for role, a in training.items() for scan in a["scans"].values()}
     for scan in scans:
-        role = hashes.get(scan_hash(scan))
-        role = role or next((r for r, patients in roles.items() if scan.patient in patients), None)
+        role = hashes.get(scan_hash(scan)) or patients.get(scan.patient)
         if role is not None:
             raise FedM2CTError(
                 f"{scan.name}: its patient was used for {role!r} in this run, so the figures "

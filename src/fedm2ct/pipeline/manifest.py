@@ -1,6 +1,5 @@
 """The manifest of a run: what it was, on what, with which versions, so that it can be repeated."""
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -11,12 +10,20 @@ from typing import Any
 
 import fedm2ct
 from fedm2ct.config import ConfigError, RunConfig, parse_config
-from fedm2ct.data.scans import Scan
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
 from fedm2ct.physics.protocols import protocol_to_dict
 from fedm2ct.pipeline.fingerprints import run_fingerprint
 from fedm2ct.pipeline.prepare import Cohort
+from fedm2ct.pipeline.site_files import (
+    Roles,
+    described,
+    numbered_patients,
+    numbered_slices,
+    read_roles,
+    without_site_scans,
+    write_site,
+)
 
 NOTES = [
     "Acquisitions are simulated: objects on a grid twice as fine as the reconstruction's and two "
@@ -47,61 +54,60 @@ def git_commit() -> str | None:
     return done.stdout.strip()
 
 
-def scan_hash(scan: Scan) -> str:
-    """Return a hash of a scan's voxels."""
-    return hashlib.sha256(scan.hu.tobytes()).hexdigest()
-
-
 def write_manifest(config: RunConfig, cohort: Cohort, run: Path) -> dict[str, Any]:
     """Write ``manifest.json`` and return it; a run that goes on keeps its date.
+
+    What tells of a site's scans (paths, patients, provenance, hashes) is written into that site's
+    folder; the manifest calls them by number. See `fedm2ct.pipeline.site_files`.
 
     Raises
     ------
     FedM2CTError
         When a scan is not the one that the run in the folder was started with.
     """
-    roles = cohort.split.roles
+    sites = [site.name for site in config.sites]
+    roles = {role: described(cohort, role) for role in cohort.split.roles}
+    public = {role: about for role, about in roles.items() if role not in sites}
     manifest: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "name": config.name,
-        "config": config.model_dump(mode="json"),
+        "config": without_site_scans(config),
         "fingerprint": run_fingerprint(config),
         "seeds": list(config.seeds),
         "versions": versions(),
         "machine": {"processor": platform.machine(), "system": platform.system()},
         "git_commit": git_commit(),
         "protocols": {n: protocol_to_dict(p) for n, p in cohort.protocols.items()},
-        "patients": {role: sorted({s.patient for s in roles[role]}) for role in roles},
+        "patients": {
+            role: about["patients"] if role in public else numbered_patients(role, about)
+            for role, about in roles.items()
+        },
         "slices": {
-            role: [{"scan": s.scan, "slices": s.slices, "held_out": s.held_out} for s in selections]
-            for role, selections in roles.items()
+            role: about["slices"] if role in public else numbered_slices(role, about)
+            for role, about in roles.items()
         },
         "notes": NOTES,
-        "scans": {
-            name: {
-                "sha256": scan_hash(scan),
-                "spacing_zyx_mm": scan.spacing_zyx_mm,
-                "provenance": scan.provenance,
-            }
-            for name, scan in cohort.scans.items()
-        },
+        "scans": {name: scan for about in public.values() for name, scan in about["scans"].items()},
     }
     if (run / "manifest.json").exists():
         before = read_manifest(run)
-        _refuse_changed_scans(before, manifest, run)
+        _refuse_changed_scans(read_roles(run, before), roles, run)
         manifest["created"] = before["created"]
+    for site in sites:
+        write_site(run, site, roles[site])
     write_atomically(run / "manifest.json", json.dumps(manifest, indent=1).encode())
     return manifest
 
 
-def _refuse_changed_scans(before: dict[str, Any], now: dict[str, Any], run: Path) -> None:
-    for name, scan in now["scans"].items():
-        known = before["scans"].get(name)
-        if known is not None and known["sha256"] != scan["sha256"]:
-            raise FedM2CTError(
-                f"{name}: this scan has changed since the run in {run} was started; "
-                "put it back, or choose another --out folder"
-            )
+def _refuse_changed_scans(before: Roles, now: Roles, run: Path) -> None:
+    known = {name: scan for about in before.values() for name, scan in about["scans"].items()}
+    for about in now.values():
+        for name, scan in about["scans"].items():
+            if name in known and known[name]["sha256"] != scan["sha256"]:
+                raise FedM2CTError(
+                    f"{name}: this scan has changed since the run in {run} was started; "
+                    "put it back, or choose another --out folder"
+                )
 
 
 def read_manifest(run: Path) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from fedm2ct.pipeline.fingerprints import test_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.manifest import read_manifest
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import Cohort, acquire, acquire_tests, read_cohort
+from fedm2ct.pipeline.site_files import read_roles
 from fedm2ct.pipeline.train import slices_on_disk
 from fedm2ct.pipeline.unit import unit_folder
 
@@ -72,7 +73,8 @@ def join_all(
     if not waiting:
         return
     cohort = read_cohort(joined_config(config, newcomer))
-    _refuse_known(cohort, newcomer, read_manifest(run)["patients"])
+    roles = read_roles(run, read_manifest(run))
+    _refuse_known(cohort, newcomer, {role: about["patients"] for role, about in roles.items()})
     with slices_on_disk(cohort, run / ".newcomer") as slices:
         common = {
             "config": config.model_dump(mode="json"),

@@ -12,6 +12,7 @@ from fedm2ct.errors import FedM2CTError
 from fedm2ct.evaluation.metrics import FULL_RANGE_HU, WINDOWS
 from fedm2ct.evaluation.statistics import t_mean
 from fedm2ct.pipeline.manifest import versions
+from fedm2ct.pipeline.site_files import without_site_scans
 from fedm2ct.pipeline.unit import unit_folder
 
 METRICS = (
@@ -112,7 +113,7 @@ def summarise_scores(config: RunConfig, results: Mapping[str, list[Scores]]) -> 
     return {
         "methods": {method: _method(by_seed) for method, by_seed in results.items()},
         "reference": reference(config),
-        "config": config.model_dump(mode="json"),
+        "config": without_site_scans(config),
         "versions": versions(),
     }
 

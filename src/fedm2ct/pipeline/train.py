@@ -19,6 +19,7 @@ from fedm2ct.files import TEMPORARY_MARK, write_atomically
 from fedm2ct.model.image import IMAGE_NETWORKS
 from fedm2ct.pipeline.cohort_files import store_cohort
 from fedm2ct.pipeline.conventional import CONVENTIONAL
+from fedm2ct.pipeline.costs import audit_heads, costs
 from fedm2ct.pipeline.fingerprints import run_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.lesions import read_lesions
 from fedm2ct.pipeline.manifest import read_manifest, write_manifest
@@ -203,8 +204,9 @@ def _remove_unfinished(run: Path) -> None:
 
 def conclude(config: RunConfig, run: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Write ``metrics.jsonl``, ``summary.json`` and ``report.html`` of a finished run."""
-    summary = summarise(config, run)
     history = history_of(config, run)
+    heads = audit_heads(config, run)
+    summary = {**summarise(config, run), "costs": costs(history), "audit": heads}
     lines = "".join(json.dumps(entry) + "\n" for entry in history)
     write_atomically(run / "metrics.jsonl", lines.encode())
     write_atomically(run / "summary.json", json.dumps(summary, indent=1).encode())
