@@ -18,6 +18,8 @@ _COMMANDS = {
     "simulate": "fedm2ct.cli.simulate",
     "protocols": "fedm2ct.cli.protocols",
     "samples": "fedm2ct.cli.samples",
+    "coordinator": "fedm2ct.cli.coordinator",
+    "site": "fedm2ct.cli.site",
 }
 _RESUMABLE = ("demo", "train")
 

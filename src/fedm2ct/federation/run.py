@@ -8,7 +8,7 @@ of which everything is there, and from then on computes the same bits as one nev
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,10 @@ from fedm2ct.federation.site import Site
 
 if TYPE_CHECKING:
     from fedm2ct.federation.grid import LocalGrid, Traffic
+    from fedm2ct.federation.remote_grid import RemoteGrid
     from fedm2ct.federation.strategy import FinalReport, RoundReport
+
+    SitesGrid = LocalGrid | RemoteGrid
 
 logger = logging.getLogger(__name__)
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -60,6 +63,7 @@ def run_in_process(
     seed: int,
     fingerprint: str,
     on_event: Callable[[Event], None] = lambda _: None,
+    grid: "RemoteGrid | None" = None,
 ) -> RunResult:
     """Run a method from its first or its last stored round to the end.
 
@@ -84,6 +88,8 @@ def run_in_process(
     on_event
         Called with each event: every line of the log, and ``start``, ``site`` (a site has
         replied), ``checkpoint``, ``warning`` and ``done``, which are not logged.
+    grid
+        Reaches sites that are elsewhere and keep their own states; `clients` is then empty.
 
     Returns
     -------
@@ -103,7 +109,7 @@ def run_in_process(
     FedM2CTError
         If an argument makes no sense, or a site cannot take the final parameters.
     """
-    _check_arguments(clients, rounds)
+    _check_arguments(list(grid.sites.values() if grid else clients), rounds)
     if not resume:
         refuse_existing_run(run_dir)
     unit = _Unit(server, clients, run_dir, RunIdentity(fingerprint, seed), on_event)
@@ -118,17 +124,17 @@ def run_in_process(
             "resumed": resumed_from is not None,
         }
     )
-    final = unit.federate(rounds)
+    final = unit.federate(rounds, grid)
     on_event({"event": "done", "round": rounds})
     return RunResult(unit.shared, rounds, resumed_from, final)
 
 
-def _check_arguments(clients: Mapping[str, ClientHalf], rounds: int) -> None:
+def _check_arguments(sites: Sequence[str], rounds: int) -> None:
     if rounds < 1:
         raise FedM2CTError(f"rounds is {rounds}: a run needs at least one round")
-    if not clients:
+    if not sites:
         raise FedM2CTError("a run needs at least one site: name the sites in the configuration")
-    for name in clients:
+    for name in sites:
         if name == "server" or not _SITE_NAME.fullmatch(name):
             raise FedM2CTError(
                 f"site name {name!r} cannot name a folder: use letters, digits, '.', '_' and '-', "
@@ -186,14 +192,14 @@ class _Unit:
         self.shared, self.rounds_done = found.shared, found.round_index
         return found.round_index
 
-    def federate(self, rounds: int) -> dict[str, dict[str, float]]:
+    def federate(self, rounds: int, given: "RemoteGrid | None") -> dict[str, dict[str, float]]:
         """Run the rounds that remain, and the end; return the sites' final scalars."""
         from fedm2ct.federation.client_app import make_client_app
         from fedm2ct.federation.grid import LocalGrid
         from fedm2ct.federation.strategy import MethodStrategy
 
         app = make_client_app(lambda context: self.sites[str(context.node_config["site"])])
-        grid = LocalGrid(app, list(self.sites), self._on_reply)
+        grid = given or LocalGrid(app, list(self.sites), self._on_reply)
         strategy = MethodStrategy(
             self.server,
             self.shared,
@@ -215,13 +221,13 @@ class _Unit:
     def _on_reply(self, site: str, traffic: "Traffic") -> None:
         self.on_event({"event": "site", "site": site, "seconds": traffic.seconds})
 
-    def _on_round(self, report: "RoundReport", shared: State, grid: "LocalGrid") -> None:
+    def _on_round(self, report: "RoundReport", shared: State, grid: "SitesGrid") -> None:
         """Log a round, then store it: it is done when the checkpoint is there."""
         self._record(_round_events(report, grid.traffic))
         self.checkpoints.save(Checkpoint(report.round_index, shared, self.server.state()))
         self.on_event({"event": "checkpoint", "round": report.round_index})
 
-    def _on_finish(self, final: "FinalReport", rounds: int, grid: "LocalGrid") -> None:
+    def _on_finish(self, final: "FinalReport", rounds: int, grid: "SitesGrid") -> None:
         events = [
             _line("finish", rounds, site, metrics, grid.traffic[site])
             for site, metrics in sorted(final.metrics.items())
