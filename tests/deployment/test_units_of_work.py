@@ -19,6 +19,9 @@ from fedm2ct.pipeline.manifest import config_fingerprint
 from ..runs import cli
 from .loopback import _FEDERATION, _SITE, PROTOCOLS
 
+# images of 16 x 16 pixels are far from any scanner's
+pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
+
 
 @pytest.fixture
 def config(tmp_path, patients):

@@ -1,5 +1,6 @@
 """``fedm2ct coordinator``: the place where a federation's uploads are fused."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -97,7 +98,7 @@ def status(folder: Path) -> None:
     lines, well = coordinator_status(CoordinatorFolder(folder))
     click.echo("\n".join(lines))
     if not well:
-        raise click.exceptions.Exit(1)
+        sys.exit(1)
 
 
 @command.command(

@@ -1,5 +1,6 @@
 """``fedm2ct site``: a hospital that takes part in a federation."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -66,4 +67,4 @@ def status(folder: Path) -> None:
     lines, well = site_status(SiteFolder(folder))
     click.echo("\n".join(lines))
     if not well:
-        raise click.exceptions.Exit(1)
+        sys.exit(1)

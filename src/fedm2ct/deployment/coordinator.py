@@ -173,13 +173,14 @@ def coordinator_up(
         If the folder is none of a coordinator, or nginx is missing.
     """
     settings = folder.settings()
-    os.umask(0o077)
+    kept = services(folder, settings)
     left = certificates.days_left(folder.certificate)
     if left < 30:
         tell(f"the certificate expires in {left} days: fedm2ct coordinator renew {folder.root}")
     registrar = _Registrar(folder, settings, tell)
+    os.umask(0o077)
     status = folder.state / "services.json"
-    Supervisor(services(folder, settings), folder.logs, status, tell).run(stop, registrar)
+    Supervisor(kept, folder.logs, status, tell).run(stop, registrar)
 
 
 class _Registrar:

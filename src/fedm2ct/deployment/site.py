@@ -142,7 +142,6 @@ def site_up(folder: SiteFolder, stop: threading.Event, tell: Callable[[str], Non
     FedM2CTError
         If the folder is none of a site, or it has not joined.
     """
-    settings = folder.settings()
+    kept = services(folder, folder.settings())
     os.umask(0o077)
-    status = folder.state / "services.json"
-    Supervisor(services(folder, settings), folder.logs, status, tell).run(stop)
+    Supervisor(kept, folder.logs, folder.state / "services.json", tell).run(stop)
