@@ -89,6 +89,7 @@ class OurFederation:
             scan = root / f"{name}.npz"
             rng = np.random.default_rng(number)
             hu = rng.normal(0, 20, (8, 32, 32)).round()
+            hu[:, :6] = -1000
             np.savez(scan, hu=hu, spacing_zyx_mm=np.array([5.0, 12.5, 12.5]))
             text = site.settings_file.read_text()
             text = re.sub(r"scans = \[.*\]  ", f'scans = ["{scan}"]  ', text, count=1)

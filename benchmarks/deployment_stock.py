@@ -99,7 +99,7 @@ def train(message, context):
     state = message.content["arrays"].to_torch_state_dict()
     reply = {"arrays": ArrayRecord(state), "metrics": MetricRecord({"num-examples": 1})}
     answer = Message(RecordDict(reply), reply_to=message)
-    line = {"round": int(message.metadata.group_id), "process": process_start(), "began": began,
+    line = {"round": message.content["config"]["server-round"], "process": process_start(), "began": began,
             "loaded": loaded, "called": called, "done": time.time()}
     with open(context.run_config["times"] + ".clients", "a") as stream:
         stream.write(json.dumps(line) + "\\n")
@@ -187,7 +187,10 @@ class StockFederation:
         if status.ended != "completed":
             raise RuntimeError(f"the stock app failed: {status.details}")
         clients = times.with_name(f"{times.name}.clients")
-        return {"server": _lines(times), "clients": _lines(clients)}
+        found = {"server": _lines(times), "clients": _lines(clients)}
+        if len(found["clients"]) != 2 * rounds:
+            raise RuntimeError("the stock app lost messages: its times would not be comparable")
+        return found
 
     def _start(self, program: str, *arguments: object) -> None:
         path = shutil.which(program, path=self._environment["PATH"])

@@ -165,7 +165,4 @@ def _follow(control: Control, run_id: int, log: RunLog) -> Iterator[Event]:
             break
         time.sleep(_LOOK_S)
     if status.ended != "completed":
-        raise FedM2CTError(
-            f"the run has ended early ({status.details or status.ended}); correct the cause and "
-            "go on with --resume"
-        )
+        raise FedM2CTError(f"the run has ended early: {status.details or status.ended}")
