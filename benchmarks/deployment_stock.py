@@ -99,8 +99,9 @@ def train(message, context):
     state = message.content["arrays"].to_torch_state_dict()
     reply = {"arrays": ArrayRecord(state), "metrics": MetricRecord({"num-examples": 1})}
     answer = Message(RecordDict(reply), reply_to=message)
-    line = {"round": message.content["config"]["server-round"], "process": process_start(), "began": began,
-            "loaded": loaded, "called": called, "done": time.time()}
+    number = message.content["config"]["server-round"]
+    line = {"round": number, "process": process_start(), "began": began, "loaded": loaded,
+            "called": called, "done": time.time()}
     with open(context.run_config["times"] + ".clients", "a") as stream:
         stream.write(json.dumps(line) + "\\n")
     return answer

@@ -31,9 +31,9 @@ from .loopback import PROTOCOLS, SCANS, free_ports, made, up
 ROUNDS, SEED, METHOD = 2, 4, "fedm2ct"
 
 
-def config_in_one_place(federation):
+def config_in_one_place(federation, rounds=ROUNDS, steps=2):
     """Return the same configuration as the deployment's, for this process."""
-    data = tomllib.loads(federation.write_federation(METHOD, ROUNDS).read_text())
+    data = tomllib.loads(federation.write_federation(METHOD, rounds, steps).read_text())
     for entry in data["sites"]:
         scans = [f"{federation.patients}/{name}.npz" for name in SCANS[entry["name"]]]
         entry |= {"scans": scans, "slices": 7}

@@ -88,6 +88,7 @@ def test_a_site_with_another_protocol_does_not_take_part(unit, host):
         {"run": ".hidden"},
         {"method": "a/b"},
         {"method": "unknown"},
+        {"method": "pooled"},
         {"seed": "4"},
         {"config": []},
         {"config": {"training": {"rounds": 0}}},

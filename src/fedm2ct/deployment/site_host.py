@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedm2ct.deployment.cohorts import site_cohort
-from fedm2ct.deployment.federation_file import config_at_site
+from fedm2ct.deployment.federation_file import NOT_DEPLOYED, config_at_site
 from fedm2ct.deployment.folders import SiteFolder
 from fedm2ct.deployment.unit_of_work import UnitOfWork, member, unit_from_json
 from fedm2ct.errors import FedM2CTError
@@ -94,8 +94,8 @@ class SiteHost:
 
     def _build(self, unit: UnitOfWork) -> HostedSite:
         name = self._settings.name
-        if unit.method not in METHODS:
-            raise FedM2CTError(f"method {unit.method!r} is not known here: update fedm2ct")
+        if unit.method not in METHODS or unit.method in NOT_DEPLOYED:
+            raise FedM2CTError(f"method {unit.method!r} is not known here, or not over a network")
         config = config_at_site(unit.config, self._settings)
         cohort = self._cohort(config)
         if member(name, cohort.protocols[name]) not in unit.members:

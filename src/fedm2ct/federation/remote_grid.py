@@ -167,12 +167,13 @@ class RemoteGrid(Grid):
         """Push messages and pull replies until all are there or the time is over."""
         for message in sent:
             message.content = packed(message.content)
-        awaiting = dict(zip(self._grid.push_messages(sent), sent, strict=True))
-        replies: list[Message] = []
+        awaiting, replies = self._pushed(sent)
         deadline = time.monotonic() + self._patience.round_s
         while awaiting and time.monotonic() < deadline:
             for reply in self._grid.pull_messages(list(awaiting)):
-                message = awaiting.pop(reply.metadata.reply_to_message_id)
+                message = awaiting.pop(reply.metadata.reply_to_message_id, None)
+                if message is None:
+                    continue  # a second answer
                 node = message.metadata.dst_node_id
                 if reply.metadata.src_node_id != node:  # Flower answers for a node it has lost
                     reply = self._error(message, _reason(reply))
@@ -185,6 +186,16 @@ class RemoteGrid(Grid):
             reason = f"no answer within {self._patience.round_s:.0f} s"
             replies.append(self._error(message, reason))
         return replies
+
+    def _pushed(self, sent: Sequence[Message]) -> tuple[dict[str, Message], list[Message]]:
+        """Hand messages to Flower; return those on their way by id, and errors for the others."""
+        ids: list[str | None] = list(self._grid.push_messages(sent))
+        ids += [None] * (len(sent) - len(ids))  # Flower returns none at all if it is too much
+        awaiting = {i: message for i, message in zip(ids, sent, strict=True) if i}
+        lost = [message for i, message in zip(ids, sent, strict=True) if not i]
+        return awaiting, [
+            self._error(message, "Flower did not take the message") for message in lost
+        ]
 
     def _take_late_answers(self) -> None:
         """Drop answers to earlier rounds: their sites are free again."""
