@@ -231,7 +231,7 @@ def _wait(true: Callable[[], bool], seconds: float = 90.0) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=44, help="of the network; 44 sends 5 MB")
+    parser.add_argument("--width", type=int, default=28, help="of the network; 28 sends 5 MB")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)

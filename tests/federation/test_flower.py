@@ -56,10 +56,29 @@ def test_the_loop_of_the_installed_flwr_is_the_one_that_is_paced(monkeypatch):
     assert loop.time.monotonic() > 0
 
 
-def test_another_loop_is_refused(monkeypatch):
+def test_waits_for_the_rest_of_a_message_are_shortened(monkeypatch):
+    module = importlib.import_module(flower._PULLS)
+    names = ("pull_objects", "pull_and_inflate_object_from_tree")
+    for name in names:
+        monkeypatch.setattr(getattr(module, name), "__kwdefaults__", {**kwdefaults(module, name)})
+        assert kwdefaults(module, name)["initial_backoff"] >= flower.SHORTEST_S
+    flower.quicken_pulls()
+    for name in names:
+        assert kwdefaults(module, name)["initial_backoff"] == flower.SHORTEST_S
+        assert kwdefaults(module, name)["backoff_cap"] == 1.0
+
+
+def kwdefaults(module, name):
+    return getattr(module, name).__kwdefaults__
+
+
+def test_another_flower_is_refused(monkeypatch):
     monkeypatch.setattr(flower, "_LOOP", "json")
     with pytest.raises(RuntimeError, match="use flwr"):
         flower.quicken()
+    monkeypatch.setattr(flower, "_PULLS", "json")
+    with pytest.raises(RuntimeError, match="use flwr"):
+        flower.quicken_pulls()
 
 
 @pytest.mark.parametrize("program", ["superlink", "supernode", "superexec"])

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedm2ct.deployment import certificates
 from fedm2ct.deployment.folders import (
@@ -19,13 +20,17 @@ from fedm2ct.deployment.folders import (
 )
 from fedm2ct.deployment.processes import Service, Supervisor
 from fedm2ct.deployment.proxy import proxy_config
-from fedm2ct.deployment.registry import bring_in_line
+from fedm2ct.deployment.registry import bring_in_line, registered_keys
 from fedm2ct.deployment.systemd import systemd_unit
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
 
+if TYPE_CHECKING:
+    from fedm2ct.federation.control import Control
+
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_./-]+")
-_LOOK_S = 1.0
+_LOOK_S = 5.0
+_START_LOOK_S = 1.0
 _SETTINGS = """\
 # Written by `fedm2ct coordinator init`; after a change, start `fedm2ct coordinator up` again.
 host = "{host}"              # how sites name this machine; it is in the certificate
@@ -184,7 +189,7 @@ def coordinator_up(
 
 
 class _Registrar:
-    """Brings Flower's list of sites in line with the registered keys, every second."""
+    """Brings Flower's list of sites in line with the registered keys, every few seconds."""
 
     def __init__(
         self,
@@ -195,27 +200,23 @@ class _Registrar:
         self._folder, self._tell = folder, tell
         self._address = f"127.0.0.1:{settings.superlink_port}"
         self._next = 0.0
-        self._known: dict[str, int] = {}
+        self._known: set[str] = set()
+        self._control: Control | None = None
 
     def __call__(self) -> None:
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + _LOOK_S
-        try:
-            nodes = self._look()
-        except FedM2CTError:
-            return  # the SuperLink is not up yet, or starts again
-        for name in nodes.keys() - self._known.keys():
-            self._tell(f"site {name} is registered")
-        for name in self._known.keys() - nodes.keys():
-            self._tell(f"site {name} is refused from now on")
-        self._known = nodes
-
-    def _look(self) -> dict[str, int]:
         from fedm2ct.federation.control import Control
 
-        control = Control(self._address, self._folder.authority)
+        self._control = self._control or Control(self._address, self._folder.authority)
         try:
-            return bring_in_line(self._folder, control)
-        finally:
-            control.close()
+            nodes = bring_in_line(self._folder, self._control)
+        except FedM2CTError:
+            nodes = {}  # the SuperLink is not up yet, or starts again
+        self._next = time.monotonic() + (_LOOK_S if nodes else _START_LOOK_S)
+        for name in nodes.keys() - self._known:
+            self._tell(f"site {name} is registered")
+        gone = self._known - registered_keys(self._folder).keys()
+        for name in gone:
+            self._tell(f"site {name} is refused from now on")
+        self._known = (self._known | nodes.keys()) - gone

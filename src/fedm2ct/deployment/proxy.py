@@ -25,8 +25,8 @@ FLEET_CALLS = (
 )
 """Calls of a registered site; ``register-node`` and ``unregister-node`` are not among them."""
 
-LARGEST_CALL = "16m"
-"""Flower cuts tensors into pieces of 5 MiB, one a call."""
+LARGEST_CALL = "24m"
+"""Messages travel in pieces of 16 MiB, one a call (`fedm2ct.federation.packing`)."""
 
 _CONFIG = """\
 # Written by `fedm2ct coordinator init`. Started by `fedm2ct coordinator up`.

@@ -25,6 +25,7 @@ from fedm2ct.pipeline.unit import unit_folder
 Event = dict[str, Any]
 _APPS = "fedm2ct.deployment.apps"
 _LOOK_S = 0.5
+_ASK_S = 2.0
 _START_S = 60.0
 _DEPLOYMENT = "deployment.json"
 
@@ -155,14 +156,13 @@ def _follow(control: Control, run_id: int, log: RunLog) -> Iterator[Event]:
     FedM2CTError
         If it ends with an error.
     """
-    told = 0
-    while True:
-        status = control.run_status(run_id)
+    told, asked, status = 0, 0.0, None
+    while status is None or status.status != "finished":
+        if time.monotonic() - asked > _ASK_S:
+            status, asked = control.run_status(run_id), time.monotonic()
         events = log.read()
         yield from events[told:]
         told = len(events)
-        if status.status == "finished":
-            break
         time.sleep(_LOOK_S)
     if status.ended != "completed":
         raise FedM2CTError(f"the run has ended early: {status.details or status.ended}")

@@ -16,11 +16,13 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedm2ct.errors import FedM2CTError
+from fedm2ct.federation.flower import idle_wait
 from fedm2ct.federation.grid import Traffic
 from fedm2ct.federation.packing import packed, unpacked
 from fedm2ct.federation.records import MalformedMessageError, to_wire
 
-_POLL_S = 0.1
+_LONGEST_POLL_S = 3.0
+_CONNECTED_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -168,19 +170,20 @@ class RemoteGrid(Grid):
         for message in sent:
             message.content = packed(message.content)
         awaiting, replies = self._pushed(sent)
-        deadline = time.monotonic() + self._patience.round_s
-        while awaiting and time.monotonic() < deadline:
+        began = time.monotonic()
+        while awaiting and time.monotonic() < began + self._patience.round_s:
             for reply in self._grid.pull_messages(list(awaiting)):
-                message = awaiting.pop(reply.metadata.reply_to_message_id, None)
-                if message is None:
+                answered = reply.metadata.reply_to_message_id
+                if answered not in awaiting:
                     continue  # a second answer
+                message = awaiting.pop(answered)
                 node = message.metadata.dst_node_id
                 if reply.metadata.src_node_id != node:  # Flower answers for a node it has lost
                     reply = self._error(message, _reason(reply))
                 self._count(message, reply, started)
                 replies.append(self._opened(reply, message))
             if awaiting:
-                time.sleep(_POLL_S)
+                time.sleep(idle_wait(time.monotonic() - began, _LONGEST_POLL_S))
         for message_id, message in awaiting.items():
             self._late[message_id] = message.metadata.dst_node_id
             reason = f"no answer within {self._patience.round_s:.0f} s"
@@ -229,7 +232,7 @@ class RemoteGrid(Grid):
                 missing = sorted(self._sites[node] for node in nodes - online)
                 self._warn(f"waiting up to {seconds:.0f} s for {', '.join(missing)}")
                 told = True
-            time.sleep(min(1.0, 5 * _POLL_S))
+            time.sleep(_CONNECTED_POLL_S)
 
     def _error(self, message: Message, reason: str) -> Message:
         return Message(Error(ErrorCode.NODE_UNAVAILABLE, reason), reply_to=message)

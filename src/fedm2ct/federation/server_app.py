@@ -5,6 +5,8 @@ from collections.abc import Callable
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedm2ct.federation.flower import quicken_pulls
+
 
 def make_server_app(run: Callable[[Grid, Context], None]) -> ServerApp:
     """Return the app that Flower starts at the coordinator, once a run.
@@ -18,6 +20,7 @@ def make_server_app(run: Callable[[Grid, Context], None]) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
+        quicken_pulls()
         run(grid, context)
 
     return app

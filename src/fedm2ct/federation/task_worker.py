@@ -28,7 +28,7 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
 
-from fedm2ct.federation.flower import idle_wait
+from fedm2ct.federation.flower import idle_wait, quicken_pulls
 
 logger = logging.getLogger(__name__)
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -62,6 +62,7 @@ class TaskWorker:
         self._secret = secret
         self._app = app
         self._on_failure = on_failure
+        quicken_pulls()
 
     def run(self, stop: threading.Event) -> None:
         """Take tasks and answer them until `stop` is set."""
