@@ -15,6 +15,7 @@ After=network-online.target
 
 [Service]
 User={user}
+Environment=NUMBA_CACHE_DIR={root}/state/numba
 ExecStart={python} -m fedm2ct {kind} up {root}
 Restart=on-failure
 RestartSec=10
@@ -24,9 +25,20 @@ UMask=0077
 NoNewPrivileges=yes
 PrivateTmp=yes
 ProtectSystem=strict
+ProtectHome=read-only
 ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
 ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+LockPersonality=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
 RestrictSUIDSGID=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+SystemCallArchitectures=native
+CapabilityBoundingSet=
 ReadWritePaths={root}
 # Add here where else it writes, such as the folder of the coordinator's runs:
 # ReadWritePaths=/data/runs

@@ -84,22 +84,21 @@ class TaskWorker:
                 stop.wait(idle_wait(time.monotonic() - busy_at, _LONGEST_WAIT_S))
 
     def _do(self, token: str) -> None:
-        """Do one task; whatever goes wrong with it, the next one is taken."""
+        """Do one task; whatever goes wrong with it, the next one is taken.
+
+        A task that could not be answered is left alone: a minute after its last heartbeat the node
+        answers with an error by itself. Told that the task has failed, it would wait for ever.
+        """
         guard = RuntimeTokenHttpInterceptor(token)
         with contextlib.closing(self._client("flwr-clientapp", guard)) as client:
-            context: Context | None = None
-            status, details = SubStatus.FAILED, "the task was not done"
             try:
                 with _heartbeat(client):
                     message, context, _run, _bundle = pull_task_input(client)
                     push_message(client, self._answer(message, context), context)
-                status, details = SubStatus.COMPLETED, ""
+                client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.COMPLETED))
             except Exception as error:  # the run was stopped, or the node is gone
-                logger.warning("a task could not be done: %s", type(error).__name__)
-                details = type(error).__name__
+                logger.warning("a task could not be answered: %s", type(error).__name__)
                 self._on_failure(error)
-            with contextlib.suppress(httpx.HTTPError):
-                client.PushTaskOutput(PushTaskOutputRequest(sub_status=status, details=details))
 
     def _answer(self, message: Message, context: Context) -> Message:
         """Run the app; an exception leaves the site as its kind only, for its text may tell."""
