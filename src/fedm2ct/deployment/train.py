@@ -69,6 +69,7 @@ def train_deployed(
     address = f"127.0.0.1:{folder.settings().superlink_port}"
     control = Control(address, folder.authority)
     try:
+        _await_services(folder, config, control)
         for seed in config.seeds:
             for method in config.methods:
                 unit = describe(
@@ -80,19 +81,29 @@ def train_deployed(
 
 
 def _check_registered(folder: CoordinatorFolder, config: RunConfig) -> None:
-    """Refuse sites without a key; give the services time to tell Flower of the others."""
+    """Refuse sites without a key."""
     names = [site.name for site in config.sites]
     if missing := [name for name in names if name not in registered_keys(folder)]:
         raise FedM2CTError(
             f"{', '.join(missing)}: not registered; run fedm2ct coordinator register first"
         )
+
+
+def _await_services(folder: CoordinatorFolder, config: RunConfig, control: Control) -> None:
+    """Give the coordinator's services time to start and to tell Flower of the sites."""
+    names = {site.name for site in config.sites}
     deadline = time.monotonic() + _START_S
-    while not set(names) <= registered_nodes(folder).keys():
+    while True:
+        try:
+            known = {node.node_id for node in control.nodes()}
+            nodes = registered_nodes(folder)
+            if names <= nodes.keys() and {nodes[name] for name in names} <= known:
+                return
+            reason = "they do not register the sites"
+        except FedM2CTError as error:
+            reason = str(error)
         if time.monotonic() > deadline:
-            raise FedM2CTError(
-                "the coordinator's services do not register the sites; are they up? see "
-                f"fedm2ct coordinator status {folder.root}"
-            )
+            raise FedM2CTError(f"the coordinator's services are not ready: {reason}")
         time.sleep(_LOOK_S)
 
 

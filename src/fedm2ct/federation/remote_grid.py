@@ -145,8 +145,7 @@ class RemoteGrid(Grid):
             return []
         started = time.monotonic()
         self.traffic = {}
-        online = self._await(self._expected & set(wanted), self._patience.return_s)
-        online |= set(self.get_node_ids()) & set(wanted)
+        online = self._await(self._expected & set(wanted), self._patience.return_s) & set(wanted)
         self._take_late_answers()
         busy = set(self._late.values())
         replies = [
@@ -221,12 +220,12 @@ class RemoteGrid(Grid):
         self._on_reply(site, self.traffic[site])
 
     def _await(self, nodes: set[int], seconds: float) -> set[int]:
-        """Wait until nodes are connected or the time is over; return those that are."""
+        """Wait until nodes are connected or the time is over; return all that are connected."""
         deadline = time.monotonic() + seconds
         told = False
         while True:
-            online = set(self.get_node_ids()) & nodes
-            if online == nodes or time.monotonic() >= deadline:
+            online = set(self.get_node_ids())
+            if nodes <= online or time.monotonic() >= deadline:
                 return online
             if not told:
                 missing = sorted(self._sites[node] for node in nodes - online)
