@@ -4,6 +4,7 @@ Sites keep their private states on disk, as in a deployment: any of Ray's proces
 round of any site.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from fedm2ct.federation.server_app import make_server_app
 from fedm2ct.federation.site import Site
 
 _NAME = "name"
+_START_S = 120.0
 
 
 def run_in_simulation(
@@ -114,9 +116,11 @@ def _name_of(names: list[str], context: Context) -> str:
 
 def _names_of(grid: Grid, count: int) -> dict[int, str]:
     """Ask every node which site it is: the simulation gives them random numbers."""
-    nodes = list(grid.get_node_ids())
-    if len(nodes) != count:
-        raise FedM2CTError(f"the simulation has {len(nodes)} nodes for {count} sites")
+    deadline = time.monotonic() + _START_S
+    while len(nodes := list(grid.get_node_ids())) < count:
+        if time.monotonic() > deadline:
+            raise FedM2CTError(f"the simulation has {len(nodes)} nodes for {count} sites")
+        time.sleep(0.1)
     questions = [Message(packed(RecordDict()), node, MessageType.QUERY) for node in nodes]
     names: dict[int, str] = {}
     for reply in grid.send_and_receive(questions):
