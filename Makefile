@@ -2,6 +2,7 @@
 # make test   every test                                                   (JOBS=1 for no parallelism)
 # make faults the fault injections that are too slow for every change: some minutes
 # make lint   style, types, import contracts
+# make proxy  install nginx, which a coordinator needs, on Debian or Ubuntu (as root)
 # make bench  time the CT operators against other libraries: half an hour on an idle machine
 # make clean  remove everything that these targets made
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 
-.PHONY: demo test faults lint bench clean
+.PHONY: demo test faults lint proxy bench clean
 .DELETE_ON_ERROR:
 
 # The stamp is the last thing to be written, so a failed or interrupted installation is repeated.
@@ -33,7 +34,17 @@ test: $(STAMP)
 
 faults: $(STAMP)
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 FLWR_TELEMETRY_ENABLED=0 \
-		$(BIN)/python -m pytest -n $(JOBS) -m faults $(ARGS)
+		$(BIN)/python -m pytest -m faults $(ARGS)
+
+# The service that Debian's package starts by itself is not wanted: ours runs as an ordinary user.
+proxy:
+	@if PATH="$$PATH:/usr/sbin" command -v nginx > /dev/null; then \
+		true; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		apt-get update && apt-get install --yes --no-install-recommends nginx-light; \
+	else \
+		echo "nginx is missing: the proxy is not tested (sudo apt-get install nginx-light)"; \
+	fi
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

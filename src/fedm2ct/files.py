@@ -33,7 +33,7 @@ def storage_failure(path: Path, error: OSError) -> StorageError:
     return StorageError(f"cannot write {path}: {reason}; make its folder writable")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write a file under a temporary name, flush it to the disk, then rename it.
 
     Parameters
@@ -42,6 +42,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         Where the file ends up; its folder is made where missing.
     data
         The whole content.
+    mode
+        The file's permissions from its first byte on, less what the process masks out.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
+        with open(temporary, "wb", opener=lambda p, flags: os.open(p, flags, mode)) as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

@@ -22,6 +22,8 @@ _COMMANDS = {
     "protocols": "fedm2ct.cli.protocols",
     "samples": "fedm2ct.cli.samples",
     "audit": "fedm2ct.cli.audit",
+    "coordinator": "fedm2ct.cli.coordinator",
+    "site": "fedm2ct.cli.site",
 }
 _RESUME = "; what is done is stored, go on with --resume."
 _REPEAT = "; what is done is stored, give the same command to go on."

@@ -111,6 +111,11 @@ def run_with_progress(
     return summary
 
 
+def say(text: str) -> None:
+    """Print a line with the time, to standard error."""
+    click.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", err=True)
+
+
 def duration(seconds: float) -> str:
     """Return a time as people say it."""
     minutes, rest = divmod(round(seconds), 60)

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedm2ct.data.dicom_series import is_dicom, read_series
 from fedm2ct.data.hounsfield import HounsfieldArray, Numbers, ScanError, clean_hu
-from fedm2ct.data.itk import read_volume_file, to_patient_axes
 
 __all__ = ["Scan", "ScanError", "read_scan"]
 
@@ -88,13 +86,11 @@ def read_scan(path: str | os.PathLike[str], name: str | None = None) -> Scan:
     label = name if name is not None else _stem(place)
     lower = place.name.lower()
     if place.is_file() and lower.endswith(_VOLUME_FILES):
-        values, spacing = to_patient_axes(read_volume_file(place), str(place))
-        kind = "NRRD" if lower.endswith(".nrrd") else "NIfTI"
-        return _scan(clean_hu(values, str(place)), spacing, label, "", kind, place, {})
+        return _read_volume(place, label)
     if place.is_file() and lower.endswith(".npz"):
         values, spacing = _read_npz(place)
         return _scan(clean_hu(values, str(place)), spacing, label, "", "npz", place, {})
-    if place.is_dir() or lower.endswith((".dcm", ".ima")) or is_dicom(place):
+    if place.is_dir() or lower.endswith((".dcm", ".ima")) or _is_dicom(place):
         return _read_dicom(place, series, label)
     raise ScanError(
         f"{place}: unknown format; give a DICOM folder, .dcm, .nii, .nii.gz, .nrrd or .npz."
@@ -116,7 +112,27 @@ def _stem(path: Path) -> str:
     return name
 
 
+# The readers' libraries take long to import, and most processes read other formats or none.
+
+
+def _read_volume(path: Path, name: str) -> Scan:
+    from fedm2ct.data.itk import read_volume_file, to_patient_axes
+
+    values, spacing = to_patient_axes(read_volume_file(path), str(path))
+    kind = "NRRD" if path.name.lower().endswith(".nrrd") else "NIfTI"
+    return _scan(clean_hu(values, str(path)), spacing, name, "", kind, path, {})
+
+
+def _is_dicom(path: Path) -> bool:
+    from fedm2ct.data.dicom_series import is_dicom
+
+    return is_dicom(path)
+
+
 def _read_dicom(path: Path, series: str | None, name: str) -> Scan:
+    from fedm2ct.data.dicom_series import read_series
+    from fedm2ct.data.itk import to_patient_axes
+
     read = read_series(path, series)
     values, spacing = to_patient_axes(read.volume, str(path))
     return _scan(

@@ -1,9 +1,10 @@
 """A site's half of a method as a Flower ClientApp."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 from flwr.common.constant import ErrorCode
 
 from fedm2ct.federation.records import (
@@ -15,7 +16,7 @@ from fedm2ct.federation.records import (
 from fedm2ct.federation.site import Site, SiteFailureError
 
 
-def make_client_app(find_site: Callable[[Context], Site]) -> ClientApp:
+def make_client_app(find_site: Callable[[Context], Site], mods: Sequence[Mod] = ()) -> ClientApp:
     """Return the app that a node runs.
 
     ``train`` is one round of the method, ``evaluate`` its end. A failure of the method leaves the
@@ -25,8 +26,10 @@ def make_client_app(find_site: Callable[[Context], Site]) -> ClientApp:
     ----------
     find_site
         Returns the site that this node is, from the node's own configuration.
+    mods
+        Flower's name for what messages pass on their way to the app and back.
     """
-    app = ClientApp()
+    app = ClientApp(mods=list(mods))
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

@@ -21,6 +21,7 @@ from fedm2ct.config_protection import PrivacyConfig
 from fedm2ct.federation.accounting import slice_epsilon, update_epsilon
 from fedm2ct.federation.compression import apply_change, change, encode, remainder
 from fedm2ct.federation.method import ClientHalf, Compression, ServerHalf, State, Upload
+from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.setup import Halves, Setup
 from fedm2ct.federation.robust import average_by
 from fedm2ct.federation.update_noise import clip_and_noise
@@ -156,6 +157,11 @@ class ProtectedClient(ClientHalf):
     def fingerprint(self) -> str:
         """See `ClientHalf.fingerprint`."""
         return self.inner.fingerprint
+
+
+def build_halves(method: str, setup: Setup) -> Halves:
+    """Build a method's two halves, protected as the configuration asks for; see `protect`."""
+    return protect(METHODS[method](setup), setup)
 
 
 def protect(halves: Halves, setup: Setup) -> Halves:

@@ -9,7 +9,7 @@ one never interrupted.
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from fedm2ct.federation.site import Site
 
 if TYPE_CHECKING:
     from fedm2ct.federation.grid import Traffic
+    from fedm2ct.federation.remote_grid import RemoteGrid
 
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -60,6 +61,7 @@ def run_in_process(
     seed: int,
     fingerprint: str,
     on_event: Callable[[Event], None] = lambda _: None,
+    grid: "RemoteGrid | None" = None,
 ) -> RunResult:
     """Run a method from its first or its last stored round to the end.
 
@@ -84,6 +86,8 @@ def run_in_process(
     on_event
         Called with each event: every line of the log, and ``start``, ``site`` (a site has
         replied), ``checkpoint``, ``warning`` and ``done``, which are not logged.
+    grid
+        Reaches sites that are elsewhere and keep their own states; `clients` is then empty.
 
     Returns
     -------
@@ -103,7 +107,7 @@ def run_in_process(
     FedM2CTError
         If an argument makes no sense, or a site cannot take the final parameters.
     """
-    _check_arguments(clients, rounds)
+    _check_arguments(list(grid.sites.values() if grid else clients), rounds)
     if not resume:
         refuse_existing_run(run_dir)
     unit = _Unit(server, clients, run_dir, RunIdentity(fingerprint, seed), on_event)
@@ -118,17 +122,17 @@ def run_in_process(
             "resumed": resumed_from is not None,
         }
     )
-    final = unit.federate(rounds)
+    final = unit.federate(rounds, grid)
     on_event({"event": "done", "round": rounds})
     return RunResult(unit.coordinator.shared, rounds, resumed_from, final)
 
 
-def _check_arguments(clients: Mapping[str, ClientHalf], rounds: int) -> None:
+def _check_arguments(sites: Sequence[str], rounds: int) -> None:
     if rounds < 1:
         raise FedM2CTError(f"rounds is {rounds}: a run needs at least one round")
-    if not clients:
+    if not sites:
         raise FedM2CTError("a run needs at least one site: name the sites in the configuration")
-    for name in clients:
+    for name in sites:
         if name == "server" or not _SITE_NAME.fullmatch(name):
             raise FedM2CTError(
                 f"site name {name!r} cannot name a folder: use letters, digits, '.', '_' and '-', "
@@ -169,7 +173,7 @@ class _Unit:
                 site.restore(found)
         return found
 
-    def federate(self, rounds: int) -> dict[str, dict[str, float]]:
+    def federate(self, rounds: int, given: "RemoteGrid | None") -> dict[str, dict[str, float]]:
         """Run the rounds that remain, and the end; return the sites' final scalars."""
         from fedm2ct.federation.client_app import make_client_app
         from fedm2ct.federation.grid import LocalGrid
@@ -177,7 +181,7 @@ class _Unit:
 
         coordinator = self.coordinator
         app = make_client_app(lambda context: self.sites[str(context.node_config["site"])])
-        grid = LocalGrid(app, list(self.sites), self._on_reply)
+        grid: LocalGrid | RemoteGrid = given or LocalGrid(app, list(self.sites), self._on_reply)
         strategy = MethodStrategy(
             coordinator.server,
             coordinator.shared,

@@ -90,4 +90,4 @@ class SlicePrivacy:
 
 def sampling_rate(slices: int, batch_size: int) -> float:
     """Return q, such that `batch_size` of a number of slices take part on average."""
-    return min(1.0, batch_size / slices)
+    return min(1.0, batch_size / max(1, slices))

@@ -93,7 +93,7 @@ def write_manifest(config: RunConfig, cohort: Cohort, run: Path) -> dict[str, An
         before = read_manifest(run)
         _refuse_changed_scans(read_roles(run, before), roles, run)
         manifest["created"] = before["created"]
-    for site in sites:
+    for site in roles.keys() & set(sites):  # a coordinator of a deployment has no site's scans
         write_site(run, site, roles[site])
     write_atomically(run / "manifest.json", json.dumps(manifest, indent=1).encode())
     return manifest

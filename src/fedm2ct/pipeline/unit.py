@@ -17,9 +17,8 @@ import torch
 
 from fedm2ct.config import RunConfig, parse_config
 from fedm2ct.errors import FedM2CTError
-from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.setup import Halves, Setup
-from fedm2ct.federation.protection import protect
+from fedm2ct.federation.protection import build_halves
 from fedm2ct.federation.run import run_in_process
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.assess import (
@@ -107,7 +106,7 @@ def train(
     """Train a method and write every site's best model."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     setup = Setup(config, site_tasks(cohort, seed), seed, cohort.public(), device)
-    halves: Halves = protect(METHODS[method](setup), setup)
+    halves: Halves = build_halves(method, setup)
     run_in_process(
         halves.server,
         halves.clients,

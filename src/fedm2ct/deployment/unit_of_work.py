@@ -1,0 +1,88 @@
+"""What a coordinator tells every site of a unit of work: one method under one seed."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedm2ct.config import RunConfig
+from fedm2ct.deployment.federation_file import config_for_sites, protocol_hash
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.physics.protocols import Protocol
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+
+
+@dataclass(frozen=True)
+class UnitOfWork:
+    """A unit of work as it travels, beside the messages of its rounds.
+
+    Attributes
+    ----------
+    run
+        Name of the run, unique: a run that is started anew gets another one.
+    method, seed
+        What is trained.
+    fingerprint
+        Hash of the coordinator's configuration.
+    members
+        A hash of each site's name and protocol, which tells the others neither.
+    config
+        The configuration as far as sites are told of it.
+    """
+
+    run: str
+    method: str
+    seed: int
+    fingerprint: str
+    members: list[str]
+    config: dict[str, Any]
+
+    def to_json(self) -> str:
+        """Return it as text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @property
+    def folder(self) -> str:
+        """Folder of the unit within a site's runs."""
+        return f"{self.run}/{self.method}/seed-{self.seed}"
+
+
+def describe(
+    run: str,
+    config: RunConfig,
+    protocols: Mapping[str, Protocol],
+    method: str,
+    seed: int,
+    fingerprint: str,
+) -> UnitOfWork:
+    """Return what sites are told of a unit of work."""
+    members = sorted(member(name, protocol) for name, protocol in protocols.items())
+    return UnitOfWork(run, method, seed, fingerprint, members, config_for_sites(config))
+
+
+def member(name: str, protocol: Protocol) -> str:
+    """Return the hash by which a site finds itself among the members."""
+    return hashlib.sha256(f"{name}\n{protocol_hash(protocol)}".encode()).hexdigest()
+
+
+def unit_from_json(text: str) -> UnitOfWork:
+    """Read what `UnitOfWork.to_json` wrote; nothing in it may lead out of the site's folder.
+
+    Raises
+    ------
+    FedM2CTError
+        If it is none.
+    """
+    try:
+        unit = UnitOfWork(**json.loads(text))
+    except (ValueError, TypeError):
+        raise FedM2CTError("the coordinator's message describes no unit of work") from None
+    words = (unit.run, unit.method, unit.fingerprint)
+    if not all(isinstance(w, str) and _WORD.fullmatch(w) for w in words):
+        raise FedM2CTError("the coordinator's message names a run or a method that cannot be one")
+    if not isinstance(unit.seed, int) or not isinstance(unit.config, dict):
+        raise FedM2CTError("the coordinator's message has no seed or no configuration")
+    return unit

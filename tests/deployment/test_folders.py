@@ -1,0 +1,200 @@
+"""Folders, keys, settings: what `init`, `join` and `register` leave, and what they refuse."""
+
+import stat
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+from fedm2ct.deployment import certificates, registry
+from fedm2ct.deployment.folders import CoordinatorFolder, SiteFolder
+from fedm2ct.deployment.proxy import FLEET_CALLS
+from fedm2ct.errors import FedM2CTError
+
+from ..runs import cli
+
+
+@pytest.fixture
+def coordinator(tmp_path):
+    place = tmp_path / "coordinator"
+    assert cli("coordinator", "init", place, "--host", "ct.example.org") == 0
+    return CoordinatorFolder(place)
+
+
+@pytest.fixture
+def site(tmp_path):
+    place = tmp_path / "site"
+    assert cli("site", "init", place, "--name", "A") == 0
+    return SiteFolder(place)
+
+
+def test_what_is_secret_is_readable_by_its_owner_only(coordinator, site):
+    secret = [coordinator.authority_key, coordinator.key, coordinator.secret]
+    for path in (*secret, site.private_key, site.secret):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    for folder in (coordinator.root, coordinator.keys, site.root, site.private_key.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700, folder
+
+
+def test_what_a_site_hands_over_holds_no_private_key(coordinator, site):
+    private = site.private_key.read_bytes()
+    assert load_ssh_private_key(private, None)
+    handed = site.public_key("A").read_bytes()
+    assert b"PRIVATE" not in handed
+    assert b"PRIVATE" not in coordinator.invitation.read_bytes()
+
+
+def test_the_certificate_names_the_host_and_the_loopback_interface(coordinator):
+    loaded = x509.load_pem_x509_certificate(coordinator.certificate.read_bytes())
+    names = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["ct.example.org", "localhost"]
+    assert [str(a) for a in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
+    authority = x509.load_pem_x509_certificate(coordinator.authority.read_bytes())
+    loaded.verify_directly_issued_by(authority)
+    assert 800 < certificates.days_left(coordinator.certificate) <= 825
+
+
+def test_a_renewed_certificate_is_of_the_same_authority(coordinator, capsys):
+    before = coordinator.certificate.read_bytes()
+    assert cli("coordinator", "renew", coordinator.root) == 0
+    after = coordinator.certificate.read_bytes()
+    assert after != before
+    authority = x509.load_pem_x509_certificate(coordinator.authority.read_bytes())
+    x509.load_pem_x509_certificate(after).verify_directly_issued_by(authority)
+
+
+def test_the_proxy_passes_fleet_calls_and_nothing_else(coordinator):
+    text = coordinator.proxy_config.read_text()
+    locations = [line.strip() for line in text.splitlines() if line.strip().startswith("location")]
+    assert locations[1] == "location / { return 403; }"
+    assert locations[0] == f"location ~ ^/v1/fleet/({'|'.join(FLEET_CALLS)})$ {{"
+    assert text.count("proxy_pass ") == 1
+    assert "register" not in "".join(locations)
+    assert "server 127.0.0.1:9091;" in text
+    assert "proxy_ssl_verify on;" in text
+
+
+def test_every_fleet_call_of_the_installed_flwr_is_known():
+    """A new flwr may have new calls: each must be looked at before it is passed on."""
+    from flwr.superlink.routers.fleet.router import router
+
+    calls = {route.path.removeprefix("/v1/fleet/") for route in router.routes}
+    assert calls == {*FLEET_CALLS, "register-node", "unregister-node"}
+
+
+@pytest.mark.parametrize("kind", ["coordinator", "site"])
+def test_init_writes_over_nothing(coordinator, site, kind, capsys):
+    place = coordinator.root if kind == "coordinator" else site.root
+    extra = ["--host", "x"] if kind == "coordinator" else ["--name", "A"]
+    assert cli(kind, "init", place, *extra) == 1
+    assert "choose another folder" in capsys.readouterr().err
+
+
+def test_a_path_that_nginx_would_misread_is_refused(tmp_path, capsys):
+    assert cli("coordinator", "init", tmp_path / "a b;", "--host", "x") == 1
+    assert "use a path of letters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["server", "../x", "a/b", "-x", "x" * 41])
+def test_a_name_that_cannot_be_a_folder_is_refused(tmp_path, name, capsys):
+    assert cli("site", "init", tmp_path / "s", f"--name={name}") == 1
+    assert "cannot name a folder" in capsys.readouterr().err
+
+
+def test_the_settings_that_init_writes_can_be_read(coordinator, site):
+    assert coordinator.settings().host == "ct.example.org"
+    assert coordinator.settings().proxy
+    assert site.settings().name == "A"
+    assert site.settings().public is None
+
+
+def test_a_wrong_field_is_named(site):
+    site.settings_file.write_text(site.settings_file.read_text() + "colour = 3\n")
+    with pytest.raises(FedM2CTError, match=r"site\.toml: field 'colour'"):
+        site.settings()
+
+
+def test_join_takes_the_authority_and_says_when_nobody_answers(coordinator, site, capsys):
+    text = coordinator.invitation.read_text().replace("ct.example.org:8443", "127.0.0.1:9")
+    invitation = site.root.parent / "invitation.toml"
+    invitation.write_text(text)
+    assert cli("site", "join", site.root, invitation) == 1
+    captured = capsys.readouterr()
+    assert "127.0.0.1:9: does not answer" in captured.err
+    fingerprint = certificates.certificate_fingerprint(coordinator.authority.read_bytes())
+    assert f"Authority: {fingerprint}" in captured.out
+    assert fingerprint in text
+    assert site.authority.read_bytes() == coordinator.authority.read_bytes()
+
+
+def test_a_damaged_invitation_is_refused(coordinator, site):
+    coordinator.invitation.write_text(coordinator.invitation.read_text().replace("MII", "MIX"))
+    assert cli("site", "join", site.root, coordinator.invitation) == 1
+    assert not site.authority.exists()
+
+
+def test_a_site_that_has_not_joined_is_told_so(site, capsys):
+    assert cli("site", "up", site.root) == 1
+    assert "run fedm2ct site join first" in capsys.readouterr().err
+    assert cli("site", "status", site.root) == 1
+    assert "not joined yet" in capsys.readouterr().out
+
+
+class TestRegistry:
+    def test_a_private_key_is_sent_back(self, coordinator, site, capsys):
+        assert cli("coordinator", "register", coordinator.root, "A", site.private_key) == 1
+        assert "must never leave its site" in capsys.readouterr().err
+        assert not registry.registered_keys(coordinator)
+
+    def test_a_key_cannot_stand_for_two_sites(self, coordinator, site):
+        key = site.public_key("A")
+        registry.register(coordinator, "A", key)
+        registry.register(coordinator, "A", key)
+        with pytest.raises(FedM2CTError, match="is the key of site A"):
+            registry.register(coordinator, "B", key)
+
+    def test_a_site_does_not_change_its_key_silently(self, coordinator, site, tmp_path):
+        registry.register(coordinator, "A", site.public_key("A"))
+        certificates.make_site_key(tmp_path / "new", tmp_path / "new.pub")
+        with pytest.raises(FedM2CTError, match="registered with another key"):
+            registry.register(coordinator, "A", tmp_path / "new.pub")
+        registry.remove(coordinator, "A")
+        registry.register(coordinator, "A", tmp_path / "new.pub")
+
+    def test_what_is_no_key_is_refused(self, coordinator, tmp_path):
+        (tmp_path / "x.pub").write_text("hello")
+        with pytest.raises(FedM2CTError, match="is no public key"):
+            registry.register(coordinator, "A", tmp_path / "x.pub")
+
+    def test_flowers_list_follows_the_files(self, coordinator, site, tmp_path):
+        class Flower:
+            def __init__(self):
+                self.known = {b"stranger": 1}
+                self.count = 1
+
+            def nodes(self):
+                from fedm2ct.federation.control import Node
+
+                return [Node(number, key, False) for key, number in self.known.items()]
+
+            def register(self, name, key):
+                from fedm2ct.federation.control import public_key_bytes
+
+                self.count += 1
+                self.known[public_key_bytes(key)] = self.count
+                return self.count
+
+            def unregister(self, node_id):
+                self.known = {k: n for k, n in self.known.items() if n != node_id}
+
+        flower = Flower()
+        registry.register(coordinator, "A", site.public_key("A"))
+        assert registry.bring_in_line(coordinator, flower) == {"A": 2}
+        assert registry.registered_nodes(coordinator) == {"A": 2}
+        assert b"stranger" not in flower.known
+        assert registry.bring_in_line(coordinator, flower) == {"A": 2}
+        flower.known = {}  # its database was lost
+        assert registry.bring_in_line(coordinator, flower) == {"A": 3}
+        registry.remove(coordinator, "A")
+        assert registry.bring_in_line(coordinator, flower) == {}
+        assert not flower.known

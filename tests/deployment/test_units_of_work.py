@@ -1,0 +1,141 @@
+"""What coordinator and sites tell each other of a run, and what a site does not believe."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from fedm2ct.config import ConfigError
+from fedm2ct.deployment import federation_file
+from fedm2ct.deployment.cohorts import coordinator_cohort, no_slices, tasks_without_slices
+from fedm2ct.deployment.folders import SiteFolder
+from fedm2ct.deployment.site_host import SiteHost
+from fedm2ct.deployment.unit_of_work import describe, unit_from_json
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.federation.methods import METHODS
+from fedm2ct.federation.methods.setup import Setup
+
+from ..runs import cli
+from .loopback import _FEDERATION, _SITE, PROTOCOLS
+
+# images of 16 x 16 pixels are far from any scanner's
+pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
+
+
+@pytest.fixture
+def config(tmp_path, patients):
+    path = tmp_path / "federation.toml"
+    path.write_text(_FEDERATION.format(method="fedm2ct", folder=patients, rounds=2, steps=2))
+    return federation_file.load_federation(path)
+
+
+@pytest.fixture
+def unit(config):
+    cohort = coordinator_cohort(config)
+    fingerprint = unit_fingerprint(config, "fedm2ct")
+    return describe("tiny-1", config, cohort.protocols, "fedm2ct", 4, fingerprint)
+
+
+@pytest.fixture
+def host(tmp_path, patients):
+    def built(**changes):
+        folder = SiteFolder(tmp_path / "site")
+        if not folder.root.exists():
+            assert cli("site", "init", folder.root, "--name", "A") == 0
+        values = {"name": "A", "protocol": PROTOCOLS["A"], "scans": f'"{patients}/ann.npz"'}
+        text = _SITE.format(**{"port": 9, "folder": patients, **values, **changes})
+        folder.settings_file.write_text(text)
+        return SiteHost(folder)
+
+    return built
+
+
+def context(unit):
+    text = unit if isinstance(unit, str) else unit.to_json()
+    return SimpleNamespace(run_config={"unit": text})
+
+
+def test_sites_are_told_nothing_of_scans_or_of_each_other(unit, patients):
+    text = unit.to_json()
+    for secret in (str(patients), "eve", "npz", '"A"', '"B"', "demo-sparse", "demo-parallel"):
+        assert secret not in text
+    assert unit_from_json(text) == unit
+
+
+def test_a_site_builds_its_half_from_what_it_is_told_and_its_own_scans(unit, host, tmp_path):
+    site = host().find(context(unit))
+    assert site.name == "A"
+    assert site.folder == tmp_path / "site/runs/tiny-1/fedm2ct/seed-4/sites/A"
+    manifest = json.loads((tmp_path / "site/runs/tiny-1/manifest.json").read_text())
+    assert list(manifest["protocols"]) == ["A"]
+
+
+def test_a_unit_is_built_once(unit, host):
+    place = host()
+    assert place.find(context(unit)) is place.find(context(unit))
+
+
+def test_a_site_with_another_protocol_does_not_take_part(unit, host):
+    with pytest.raises(FedM2CTError, match="knows no site 'A' with the protocol"):
+        host(protocol="demo-limited").find(context(unit))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": "../../elsewhere"},
+        {"run": ".hidden"},
+        {"method": "a/b"},
+        {"method": "unknown"},
+        {"method": "pooled"},
+        {"seed": "4"},
+        {"config": []},
+        {"config": {"training": {"rounds": 0}}},
+        {"extra": 1},
+    ],
+)
+def test_a_site_does_not_follow_a_strange_unit(unit, host, changes, tmp_path):
+    told = json.loads(unit.to_json()) | changes
+    with pytest.raises(FedM2CTError):
+        host().find(context(json.dumps(told)))
+    assert not list((tmp_path / "site/runs").iterdir())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"run": 1}'])
+def test_what_is_no_unit_is_refused(text):
+    with pytest.raises(FedM2CTError, match="describes no unit of work"):
+        unit_from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('protocol = "demo-sparse"', 'protocol = "demo-sparse"\nscans = ["x"]', "sites.scans"),
+        ("[model]", '[test]\nscans = ["x"]\n[model]', "no test patients"),
+        ('methods = ["fedm2ct"]', 'methods = ["pooled"]', "cannot run over a deployment"),
+        ("[meta]", '[meta]\nsource = "contributed"', "would carry patient images"),
+        ("rounds = 2", "round = 2", "did you mean"),
+    ],
+)
+def test_a_coordinators_file_is_checked(tmp_path, patients, old, new, said):
+    text = _FEDERATION.format(method="fedm2ct", folder=patients, rounds=2, steps=2)
+    path = tmp_path / "federation.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=said) as caught:
+        federation_file.load_federation(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - set(federation_file.NOT_DEPLOYED)))
+def test_every_method_builds_its_server_half_without_any_slice(config, method):
+    cohort = coordinator_cohort(config)
+    whole = Setup(config, tasks_without_slices(cohort.protocols), 4, cohort.public())
+    shared = METHODS[method](whole).server.initial_shared()
+    assert shared or method.startswith("local")
+
+
+def test_no_slices_have_the_shapes_of_some(config):
+    protocol = coordinator_cohort(config).protocols["B"]
+    nothing = no_slices(protocol)
+    assert len(nothing) == 0
+    assert nothing.truth.shape[1:] == (1, 16, 16)
