@@ -1,13 +1,14 @@
 """The smallest federation that is still a real one: two geometries, 16 x 16, ellipse bodies."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fedm2ct.config import RunConfig, TrainingConfig, parse_config
 from fedm2ct.data.scans import Scan
-from fedm2ct.data.simulate import PairedData, simulate
+from fedm2ct.data.simulate import Measurements, PairedData, simulate
 from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.learning.seeds import generator
 from fedm2ct.learning.trainer import SiteTask
@@ -74,9 +75,19 @@ def config(**changes: dict[str, Any]) -> RunConfig:
     return parse_config(base)
 
 
-def setup(seed: int = 3, **changes: dict[str, Any]) -> Setup:
-    """Return what a method is built from; site B has more slices than site A."""
+def without_truth(whole: SiteTask) -> SiteTask:
+    """Return the task of a site that has no normal-dose images."""
+    train, validation = whole.train.projections, whole.validation.projections
+    return replace(whole, train=Measurements(train), validation=Measurements(validation))
+
+
+def setup(seed: int = 3, unpaired: tuple[str, ...] = (), **changes: dict[str, Any]) -> Setup:
+    """Return what a method is built from; site B has more slices than site A.
+
+    The sites in `unpaired` have no normal-dose images.
+    """
     tasks = [task("A"), task("B", slices=6)]
+    tasks = [without_truth(t) if t.name in unpaired else t for t in tasks]
     return Setup(config(**changes), tasks, seed, [(scan("public", 50, 4), range(4))])
 
 

@@ -34,6 +34,7 @@ class SiteConfig(ScansConfig):
     name: Name
     protocol: str | dict[str, Any]
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
+    supervision: Literal["paired", "none"] = "paired"
 
 
 class MetaConfig(ScansConfig):
@@ -91,6 +92,33 @@ class FedM2CTConfig(_Model):
     alpha: float | None = Field(default=None, ge=0, le=1)
     public_validation: bool = True
     exchange: bool = True
+
+
+class HybridConfig(_Model):
+    """How a site with ``supervision = "none"`` learns: the terms of its loss, and their weights.
+
+    The terms are those of `fedm2ct.learning.self_supervised`; with none of them it does not train.
+    """
+
+    loss: list[
+        Literal[
+            "noise2inverse",
+            "split-views",
+            "thinning",
+            "consistency",
+            "equivariance",
+            "teacher",
+            "public",
+        ]
+    ] = ["thinning", "teacher"]
+    teacher: float = Field(default=1.0, ge=0)
+    equivariance: float = Field(default=1.0, ge=0)
+
+
+class EvaluationConfig(_Model):
+    """What is scored beside the usual; perceptual metrics fetch published weights (64 MB, once)."""
+
+    perceptual: bool = False
 
 
 class FedProxConfig(_Model):
@@ -185,6 +213,14 @@ class RunConfig(_Model):
     fedm2ct: FedM2CTConfig = FedM2CTConfig()
     method: MethodConfig = MethodConfig()
     window: Literal["chest", "abdomen", "head"] = "abdomen"
+    hybrid: HybridConfig = HybridConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _has_pairs(self) -> Self:
+        if all(site.supervision == "none" for site in self.sites):
+            raise ValueError("one site at least must have supervision = 'paired'")
+        return self
 
     @model_validator(mode="after")
     def _unique(self) -> Self:

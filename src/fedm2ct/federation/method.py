@@ -35,7 +35,8 @@ class Upload:
         What is sent, by name: the shared parameters after local training, and, under a prefix of
         their own, what other tensors the method needs. Nothing private is ever in here.
     samples
-        Number of training slices at the site, the usual weight of an average.
+        Number of training slices at the site, the usual weight of an average. A site that sends
+        nothing and none, ``{}`` and 0, abstains: the round goes on without it.
     metrics
         Scalars for the log, such as the training loss or the validation PSNR.
     """
@@ -44,6 +45,11 @@ class Upload:
     shared: State
     samples: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def abstains(self) -> bool:
+        """Whether the site has only received in this round."""
+        return self.samples == 0 and not self.shared
 
 
 @dataclass(frozen=True)

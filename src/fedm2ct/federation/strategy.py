@@ -34,7 +34,7 @@ class RoundReport:
     round_index
         Number of the round in the whole run, counted from 1.
     uploads
-        The accepted uploads, sorted by site name.
+        The accepted uploads and those of sites that abstain, sorted by site name.
     dropped
         Uploads that validation refused.
     failed
@@ -139,7 +139,9 @@ class MethodStrategy(Strategy):
         round_index = self._rounds_done + server_round
         received, dropped, failed = self._read(replies)
         like = self._server.upload_like(self.shared)
-        uploads, rejected = validate_uploads(received, like, self._limits, self._server.fault)
+        abstaining = [upload for upload in received if upload.abstains]
+        taking_part = [upload for upload in received if not upload.abstains]
+        uploads, rejected = validate_uploads(taking_part, like, self._limits, self._server.fault)
         dropped += rejected
         if not uploads:
             raise EmptyRoundError(_nobody_left(round_index, dropped + failed))
@@ -148,7 +150,8 @@ class MethodStrategy(Strategy):
         arrays = arrays_from_state(aggregate.shared)
         self.shared = state_from_arrays(arrays)
         seconds = time.monotonic() - started
-        self._on_round(RoundReport(round_index, uploads, dropped, failed, aggregate, seconds))
+        heard = sorted([*uploads, *abstaining], key=lambda upload: upload.site)
+        self._on_round(RoundReport(round_index, heard, dropped, failed, aggregate, seconds))
         return arrays, MetricRecord({n: float(v) for n, v in aggregate.metrics.items()})
 
     def configure_evaluate(

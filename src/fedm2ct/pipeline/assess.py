@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedm2ct.data.simulate import PairedData
 from fedm2ct.evaluation.metrics import FULL_RANGE_HU, body_mask, psnr, rmse_hu, ssim, window_range
+from fedm2ct.evaluation.perceptual import SMALLEST_SIDE, Perceptual
 from fedm2ct.model.ts_iradonmap import TSiRadonMAP
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.protocols import Protocol
@@ -21,7 +22,11 @@ SLICES_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class SliceScores:
-    """One number a slice and metric; `patients` says whose slice it is."""
+    """One number a slice and metric; `patients` says whose slice it is.
+
+    Perceptual metrics are None where they were not asked for or not to be had; the Frechet distance
+    is one number, of all slices.
+    """
 
     psnr_db: list[float]
     ssim: list[float]
@@ -29,6 +34,8 @@ class SliceScores:
     psnr_window_db: list[float]
     ssim_window: list[float]
     patients: list[str]
+    lpips: list[float] | None = None
+    frechet_vgg16_relu3_3: float | None = None
 
 
 def to_hu(relative: torch.Tensor) -> HuArray:
@@ -65,9 +72,19 @@ def reconstruct(
     return np.concatenate(parts)
 
 
-def score(image: HuArray, truth: HuArray, patients: Sequence[str], window: str) -> SliceScores:
+def score(
+    image: HuArray,
+    truth: HuArray,
+    patients: Sequence[str],
+    window: str,
+    perceptual: Perceptual | None = None,
+) -> SliceScores:
     """Score slices in the full range and in a display window; RMSE inside the body."""
     shown = window_range(window)
+    lpips = frechet = None
+    if perceptual is not None and min(truth.shape[-2:]) >= SMALLEST_SIDE:
+        lpips = perceptual.lpips(image, truth, shown).tolist()
+        frechet = perceptual.frechet(image, truth, shown) if len(truth) > 1 else None
     return SliceScores(
         psnr_db=psnr(image, truth, FULL_RANGE_HU).tolist(),
         ssim=ssim(image, truth, FULL_RANGE_HU).tolist(),
@@ -75,6 +92,8 @@ def score(image: HuArray, truth: HuArray, patients: Sequence[str], window: str) 
         psnr_window_db=psnr(image, truth, shown).tolist(),
         ssim_window=ssim(image, truth, shown).tolist(),
         patients=list(patients),
+        lpips=lpips,
+        frechet_vgg16_relu3_3=frechet,
     )
 
 
@@ -83,8 +102,10 @@ def assess(
     data: PairedData,
     patients: Sequence[str],
     window: str,
+    perceptual: Perceptual | None = None,
 ) -> tuple[dict[str, HuArray], dict[str, SliceScores]]:
     """Reconstruct and score one site's test slices with several reconstructors."""
     truth = to_hu(data.truth)
     images = {n: reconstruct(r, data.projections) for n, r in reconstructors.items()}
-    return images, {n: score(image, truth, patients, window) for n, image in images.items()}
+    scores = {n: score(image, truth, patients, window, perceptual) for n, image in images.items()}
+    return images, scores

@@ -21,18 +21,19 @@ NOTES = [
     "Acquisitions are simulated: objects on a grid twice as fine as the reconstruction's and two "
     "rays a detector bin, so that projector and reconstruction do not share a grid.",
 ]
+_OF_TESTS = {"test", "window", "evaluation"}
 _PACKAGES = ("torch", "numpy", "scipy", "numba", "flwr", "SimpleITK", "safetensors")
 
 
 def config_fingerprint(config: RunConfig) -> str:
     """Hash what training depends on: everything but the lists of methods and of seeds."""
-    relevant = config.model_dump(mode="json", exclude={"methods", "seeds", "test", "window"})
+    relevant = config.model_dump(mode="json", exclude=_OF_TESTS | {"methods", "seeds"})
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def test_fingerprint(config: RunConfig) -> str:
     """Hash what a trained method's scores depend on beside its training."""
-    relevant = config.model_dump(mode="json", include={"test", "window"})
+    relevant = config.model_dump(mode="json", include=_OF_TESTS)
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -7,7 +7,7 @@ import torch
 
 from fedm2ct.config import ConfigError, RunConfig, SiteConfig
 from fedm2ct.data.scans import Scan
-from fedm2ct.data.simulate import PairedData, simulate
+from fedm2ct.data.simulate import Measurements, PairedData, simulate
 from fedm2ct.data.sites import META, TEST, Selection, Split, load_scan, select
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.learning.seeds import generator
@@ -25,11 +25,15 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Cohort:
-    """The scans of a run, who uses which slices of them, and each site's protocol."""
+    """The scans of a run, who uses which slices of them, and each site's protocol.
+
+    `unpaired` names the sites that have no normal-dose images.
+    """
 
     scans: Mapping[str, Scan]
     split: Split
     protocols: Mapping[str, Protocol]
+    unpaired: frozenset[str] = frozenset()
 
     def public(self) -> list[tuple[Scan, Sequence[int]]]:
         """Return the server's public scans and their slices."""
@@ -58,6 +62,11 @@ def site_protocol(site: SiteConfig, image_size: int) -> Protocol:
 def site_protocols(config: RunConfig) -> dict[str, Protocol]:
     """Return every site's protocol at the run's image size; see `site_protocol`."""
     return {site.name: site_protocol(site, config.image_size) for site in config.sites}
+
+
+def unpaired_sites(config: RunConfig) -> frozenset[str]:
+    """Return the names of the sites without normal-dose images."""
+    return frozenset(site.name for site in config.sites if site.supervision == "none")
 
 
 def load_any(name: str) -> Scan:
@@ -92,7 +101,7 @@ def read_cohort(config: RunConfig, progress: Progress = lambda _: None) -> Cohor
             select(scans[name], slices, source=name, held_out_fraction=held_out) for name in names
         )
     _refuse_copies(scans, roles)
-    return Cohort(scans, Split(roles), protocols)
+    return Cohort(scans, Split(roles), protocols, unpaired_sites(config))
 
 
 def _refuse_copies(scans: Mapping[str, Scan], roles: Mapping[str, tuple[Selection, ...]]) -> None:
@@ -110,20 +119,22 @@ def _refuse_copies(scans: Mapping[str, Scan], roles: Mapping[str, tuple[Selectio
 
 
 def site_tasks(cohort: Cohort, seed: int) -> list[SiteTask]:
-    """Simulate every site's acquisition of its own patients; noise depends on seed and site."""
+    """Simulate every site's acquisition of its own patients; noise depends on seed and site.
+
+    Of a site without normal-dose images nothing but the measurements is returned.
+    """
     tasks = []
     for site, protocol in cohort.protocols.items():
         selections = cohort.split[site]
         train = [(cohort.scans[s.scan], s.slices) for s in selections]
         held_out = [(cohort.scans[s.scan], s.held_out) for s in selections if s.held_out]
-        tasks.append(
-            SiteTask(
-                site,
-                protocol,
-                acquire(train, protocol, generator(seed, site, "training noise")),
-                acquire(held_out, protocol, generator(seed, site, "validation noise")),
-            )
+        data: tuple[Measurements, Measurements] = (
+            acquire(train, protocol, generator(seed, site, "training noise")),
+            acquire(held_out, protocol, generator(seed, site, "validation noise")),
         )
+        if site in cohort.unpaired:
+            data = (Measurements(data[0].projections), Measurements(data[1].projections))
+        tasks.append(SiteTask(site, protocol, *data))
     return tasks
 
 

@@ -20,6 +20,7 @@ from fedm2ct.model.image import IMAGE_NETWORKS
 from fedm2ct.pipeline.cohort_files import store_cohort
 from fedm2ct.pipeline.manifest import config_fingerprint, read_manifest, write_manifest
 from fedm2ct.pipeline.notices import warnings_to
+from fedm2ct.pipeline.perceptual import prepare_perceptual
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
 from fedm2ct.pipeline.summary import summarise
 from fedm2ct.pipeline.unit import CONVENTIONAL, is_finished, run_unit, unit_folder
@@ -103,6 +104,10 @@ def run_all(
         _remove_unfinished(run)
         cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
         manifest = write_manifest(config, cohort, run)
+        prepare_perceptual(
+            config.evaluation.perceptual,
+            lambda text, _: on_event({"event": "note", "text": text}),
+        )
         with _slices_on_disk(cohort, run / _SLICES) as slices:
             jobs = _jobs(config, run, slices, resume)
             run_jobs(_unfinished(jobs, config, run, on_event), workers, on_event)

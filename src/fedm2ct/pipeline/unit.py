@@ -32,6 +32,7 @@ from fedm2ct.pipeline.cohort_files import stored_cohort
 from fedm2ct.pipeline.manifest import config_fingerprint, test_fingerprint
 from fedm2ct.pipeline.model_files import load_model, save_model
 from fedm2ct.pipeline.notices import warnings_to
+from fedm2ct.pipeline.perceptual import perceptual_metrics
 from fedm2ct.pipeline.prepare import Cohort, acquire_tests, site_tasks
 
 Emit = Callable[[dict[str, Any]], None]
@@ -124,10 +125,11 @@ def finish(config: RunConfig, cohort: Cohort, method: str, seed: int, run: Path)
     tests = [(cohort.scans[s.scan], s.slices) for s in cohort.split["test"]]
     scores: dict[str, dict[str, Any]] = {}
     arrays: dict[str, HuArray] = {}
+    perceptual = perceptual_metrics(config.evaluation.perceptual)
     for site, protocol in cohort.protocols.items():
         data, patients = acquire_tests(tests, protocol, site, seed)
         reconstructors = reconstructors_of(cohort.protocols, run, method, seed, site)
-        images, scored = assess(reconstructors, data, patients, config.window)
+        images, scored = assess(reconstructors, data, patients, config.window, perceptual)
         scores[site] = {output: asdict(score) for output, score in scored.items()}
         shown = np.linspace(0, len(patients) - 1, min(SHOWN_SLICES, len(patients))).round()
         arrays[f"truth_hu/{site}"] = to_hu(data.truth)[shown.astype(int)]
