@@ -70,7 +70,7 @@ class Row:
 
 ROWS = {
     "fbp": Row("FBP", "fbp"),
-    "alone": Row("the site alone, `thinning`", "local", ("thinning",)),
+    "alone": Row("the site alone, `noise2inverse`", "local", ("noise2inverse",)),
     "local-public": Row("the site alone, on the public scan's pairs", "local_public"),
     "fedavg": Row("FedAvg's network, received", "fedavg"),
     "fedfdd": Row("FedFDD's high band, received", "fedfdd"),
@@ -81,6 +81,7 @@ ROWS = {
     "consistency": Row("`consistency`", loss=("consistency",)),
     "equivariant": Row("`consistency`, `equivariance`", loss=("consistency", "equivariance")),
     "teacher": Row("`teacher`", loss=("teacher",)),
+    "noise2inverse-teacher": Row("`noise2inverse`, `teacher`", loss=("noise2inverse", "teacher")),
     "thinning-teacher": Row("`thinning`, `teacher`", loss=("thinning", "teacher")),
     "public": Row("`public`", loss=("public",)),
     "all": Row("`thinning`, `teacher`, `public`", loss=("thinning", "teacher", "public")),

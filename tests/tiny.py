@@ -13,9 +13,11 @@ from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.learning.seeds import generator
 from fedm2ct.learning.trainer import SiteTask
 from fedm2ct.physics.geometry import FanGeometry, ImageGrid, ParallelGeometry, equispaced_angles
+from fedm2ct.physics.noise import add_dose_noise
+from fedm2ct.physics.operators import Projector
 from fedm2ct.physics.phantoms import abdomen_like, ellipse_image
 from fedm2ct.physics.protocols import Protocol
-from fedm2ct.units import relative_to_hu
+from fedm2ct.units import MU_WATER_PER_MM, relative_to_hu
 
 GRID = ImageGrid(16, 16, 25.0)
 PARALLEL = Protocol(
@@ -39,6 +41,18 @@ def paired(protocol: Protocol, seed: int, slices: int = 4) -> PairedData:
     """Return a protocol's acquisition of random bodies."""
     body = scan(protocol.name, seed, slices)
     return simulate(body, range(slices), protocol, generator(seed, "noise"))
+
+
+def measured_pixels(protocol: Protocol, seed: int, slices: int = 4) -> PairedData:
+    """Return measurements of the truth's own pixels.
+
+    Of pixels of 25 mm, no image on the grid explains what the bodies themselves measure.
+    """
+    truth = paired(protocol, seed, slices).truth
+    clean = Projector(protocol.geometry, protocol.grid)(truth) * MU_WATER_PER_MM
+    noise = generator(seed, "noise of pixels")
+    noisy = add_dose_noise(clean, protocol.photons, protocol.electronic_noise, noise)
+    return PairedData(noisy, truth, clean)
 
 
 def task(name: str, seed: int = 1, slices: int = 4) -> SiteTask:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import linalg
 
@@ -161,7 +162,21 @@ def test_what_cannot_be_scored_is_refused(perceptual):
         perceptual.frechet(good[:1], good, WINDOW)
 
 
-@pytest.mark.skipif(load_weights() is None, reason="the published weights are not cached")
+CACHED = pytest.mark.skipif(load_weights() is None, reason="published weights are not cached")
+
+
+@CACHED
+def test_published_weights_give_what_the_lpips_package_s_own_code_gives():
+    """Figures of lpips 0.1.4, net alex, version 0.1, on the same images."""
+    draw = torch.Generator().manual_seed(1)
+    a = torch.rand(3, 3, 64, 64, generator=draw) * 2 - 1
+    b = (a + 0.3 * torch.randn(a.shape, generator=draw)).clamp(-1, 1)
+    found = Perceptual(load_weights()).lpips_of_inputs(a, b)
+    expected = [0.02590914, 0.02457162, 0.02411729]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+@CACHED
 def test_published_weights_rank_what_they_should():
     """Blur and noise of growing strength lie ever further from the image."""
     published = Perceptual(load_weights())

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedm2ct.config import HybridConfig
-from fedm2ct.data.simulate import PairedData, simulate
+from fedm2ct.data.simulate import simulate
 from fedm2ct.learning import self_supervised
 from fedm2ct.learning.losses import charbonnier, l2
 from fedm2ct.learning.misfit import Misfit, counts_of, hold_out_views, subset_of_views
@@ -24,7 +24,6 @@ from fedm2ct.learning.self_supervised import (
 from fedm2ct.learning.slices import Slices
 from fedm2ct.model.ts_iradonmap import ModelSpec, Reconstruction, TSiRadonMAP
 from fedm2ct.physics.analytic import fbp
-from fedm2ct.physics.noise import add_dose_noise
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
@@ -50,11 +49,7 @@ def term(name, distance=l2, **options):
 
 @pytest.fixture(scope="module")
 def data():
-    """Measurements of the pixels themselves: on so coarse a grid no image explains the object's."""
-    truth = tiny.paired(PROTOCOL, 8, 3).truth
-    clean = Misfit(PROTOCOL).project(truth)
-    noisy = add_dose_noise(clean, PROTOCOL.photons, PROTOCOL.electronic_noise, draw())
-    return PairedData(noisy, truth, clean)
+    return tiny.measured_pixels(PROTOCOL, 8, 3)
 
 
 def draw():
@@ -247,3 +242,4 @@ def test_a_sum_of_terms_by_hand():
 
     total = weighted([(2.0, constant(3.0)), (0.0, never), (0.5, constant(4.0))])
     assert float(total(None, None, None)) == 8.0
+    assert weighted([(0.0, never)]) is None

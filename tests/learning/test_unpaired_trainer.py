@@ -97,7 +97,7 @@ def test_training_without_truth_beats_fbp(name):
     """At a quarter of the site's dose, by its truth, which only this test looks at."""
     whole = tiny.task("A", slices=8)
     noisy = replace(whole.protocol, photons=400.0)
-    train, validation = (tiny.paired(noisy, s, n) for s, n in ((1, 8), (101, 4)))
+    train, validation = (tiny.measured_pixels(noisy, s, n) for s, n in ((1, 8), (101, 4)))
     task = tiny.without_truth(replace(whole, protocol=noisy, train=train, validation=validation))
     site = trainer(
         task, ModelSpec(shared=None, width=4), rounds=3, local_steps=60, learning_rate=3e-3

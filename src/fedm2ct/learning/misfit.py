@@ -4,6 +4,7 @@ A part that is kept back has noise of its own, so that an image made of the rest
 learned it: the basis of training, and of choosing models, without a normal-dose image.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -33,10 +34,14 @@ class Misfit:
 
     .. math:: v = (\lambda + \sigma_e^2) / \lambda^2 + \tau^2,
 
-    it is the mean over rays of ``(N / lambda - 1)^2 / v``, 1 for the true image but for `tau`. Its
-    gradient in ``a`` is twice the quasi-score ``(N / lambda - 1) / v`` (Wedderburn 1974,
-    doi 10.1093/biomet/61.3.439), linear in the counts: for counts that are independent of the image
-    it has no bias at any dose, as the logarithm of counts has. The variance takes no gradient.
+    and ``r = (N / lambda - 1) / sqrt(v)``, it is the mean over rays of ``r R r``, 1 for the true
+    image but for `tau`. Its gradient is linear in the counts, a quasi-score (Wedderburn 1974,
+    doi 10.1093/biomet/61.3.439): for counts that are independent of the image it has no bias at any
+    dose, as the logarithm of counts has. The variance takes no gradient.
+
+    ``R`` is the ramp filter along the bins, scaled to 1 on its diagonal. Projecting damps an
+    image's fine structure by 1 / frequency; the ramp undoes that, so that a pixel's error counts
+    alike whether it is noise or a broad shade. Any such filter leaves the gradient without bias.
 
     Parameters
     ----------
@@ -50,6 +55,7 @@ class Misfit:
         self.protocol = protocol
         self.projector = Projector(protocol.geometry, protocol.grid)
         self.model_error = model_error
+        self.ramp = ramp(protocol.geometry.n_bins)
 
     def project(self, image: Tensor) -> Tensor:
         """Return an image's line integrals (dimensionless)."""
@@ -93,7 +99,21 @@ class Misfit:
         with torch.no_grad():
             pull, weight = self.pulls(integrals, counts[:, :, views], share)
             target = integrals + pull
-        return ((integrals - target).square() * weight).mean(dim=(1, 2, 3))
+            scale = weight.sqrt()
+        residual = (integrals - target) * scale
+        return (residual * self.filtered(residual)).mean(dim=(1, 2, 3))
+
+    def filtered(self, residual: Tensor) -> Tensor:
+        """Return ``R r`` of residuals ``(..., view, bin)``."""
+        return residual @ self.ramp.to(residual)
+
+
+def ramp(bins: int) -> Tensor:
+    """Return the band-limited ramp filter as a matrix, 1 on its diagonal, ``(bins, bins)``."""
+    distance = (torch.arange(bins)[:, None] - torch.arange(bins)).double()
+    odd = distance.abs() % 2 == 1
+    off_diagonal = -4 / (math.pi * distance.where(odd, 1.0)).square()
+    return off_diagonal.where(odd, 0.0) + torch.eye(bins, dtype=torch.float64)
 
 
 def hold_out_views(sinogram: Tensor, first: int, fold: int) -> Tensor:

@@ -217,9 +217,11 @@ def make_terms(
     return {name: known[name]() for name in dict.fromkeys(options.loss) if name in known}
 
 
-def weighted(terms: Sequence[tuple[float, Term]]) -> Term:
-    """Return a weighted sum of terms; those of weight zero are not computed."""
+def weighted(terms: Sequence[tuple[float, Term]]) -> Term | None:
+    """Return a weighted sum of terms; those of weight zero are not computed, None if all are."""
     counted = [(weight, term) for weight, term in terms if weight != 0]
+    if not counted:
+        return None
 
     def total(model: TSiRadonMAP, batch: Measured, draw: torch.Generator) -> Tensor:
         values = [weight * term(model, batch, draw) for weight, term in counted]

@@ -97,4 +97,9 @@ class UnpairedTrainer(SiteTrainer):
         middle = (private + shared) / 2
         pull, weight = self.misfit.pulls(middle, counts)
         scale = weight.sqrt()
-        return best_weight(private * scale, shared * scale, (middle + pull) * scale)
+        difference, wanted = (private - shared) * scale, (middle + pull - shared) * scale
+        towards = self.misfit.filtered(difference)
+        energy = float((difference * towards).sum())
+        if energy <= 0.0:
+            return 0.5
+        return min(1.0, max(0.0, float((wanted * towards).sum()) / energy))

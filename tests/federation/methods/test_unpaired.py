@@ -142,6 +142,13 @@ def test_the_teacher_waits_as_the_mutual_terms_do():
     assert not tiny.same(states[1], states[3])
 
 
+def test_a_teacher_alone_waits_for_the_second_round():
+    halves = METHODS["fedm2ct"](setup(hybrid={"loss": ["teacher"]}, fedm2ct={"ramp_rounds": 2}))
+    client, shared = halves.clients["A"], halves.server.initial_shared()
+    assert "loss" not in client.fit(1, shared).metrics
+    assert "loss" in client.fit(2, shared).metrics
+
+
 def test_the_metamodel_learns_the_site_s_protocol_all_the_same():
     halves = METHODS["fedm2ct"](setup())
     assert set(halves.server.metamodel.source.training(1)) == {"A", "B"}

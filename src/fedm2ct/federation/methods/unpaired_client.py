@@ -16,7 +16,7 @@ from fedm2ct.learning.trainer import Loss, SiteTrainer
 from fedm2ct.learning.unpaired_trainer import UnpairedTrainer
 from fedm2ct.model.ts_iradonmap import Reconstruction
 
-TermOfRound = Callable[[int], Term]
+TermOfRound = Callable[[int], Term | None]
 
 
 class ReceivingClient(SiteClient):
@@ -61,7 +61,7 @@ class SelfTaughtClient(ReceivingClient):
     trainer
         The site's trainer; its model has a private network.
     term_of_round
-        The loss of a round.
+        The loss of a round; None where nothing is to be learned yet.
     """
 
     def __init__(self, trainer: SiteTrainer, term_of_round: TermOfRound) -> None:
@@ -74,7 +74,10 @@ class SelfTaughtClient(ReceivingClient):
     def fit(self, round_index: int, shared: State) -> Upload:
         """Receive, validate, train, validate; send nothing."""
         received = super().fit(round_index, shared)
-        loss = self.trainer.learn(round_index, self.term_of_round(round_index))
+        term = self.term_of_round(round_index)
+        if term is None:
+            return received
+        loss = self.trainer.learn(round_index, term)
         metrics = {**received.metrics, "loss": loss, **self.trainer.validate()}
         return Upload(received.site, {}, 0, metrics)
 
