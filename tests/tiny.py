@@ -1,20 +1,23 @@
 """The smallest federation that is still a real one: two geometries, 16 x 16, ellipse bodies."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fedm2ct.config import RunConfig, TrainingConfig, parse_config
 from fedm2ct.data.scans import Scan
-from fedm2ct.data.simulate import PairedData, simulate
+from fedm2ct.data.simulate import Measurements, PairedData, simulate
 from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.learning.seeds import generator
 from fedm2ct.learning.trainer import SiteTask
 from fedm2ct.physics.geometry import FanGeometry, ImageGrid, ParallelGeometry, equispaced_angles
+from fedm2ct.physics.noise import add_dose_noise
+from fedm2ct.physics.operators import Projector
 from fedm2ct.physics.phantoms import abdomen_like, ellipse_image
 from fedm2ct.physics.protocols import Protocol
-from fedm2ct.units import relative_to_hu
+from fedm2ct.units import MU_WATER_PER_MM, relative_to_hu
 
 GRID = ImageGrid(16, 16, 25.0)
 PARALLEL = Protocol(
@@ -38,6 +41,18 @@ def paired(protocol: Protocol, seed: int, slices: int = 4) -> PairedData:
     """Return a protocol's acquisition of random bodies."""
     body = scan(protocol.name, seed, slices)
     return simulate(body, range(slices), protocol, generator(seed, "noise"))
+
+
+def measured_pixels(protocol: Protocol, seed: int, slices: int = 4) -> PairedData:
+    """Return measurements of the truth's own pixels.
+
+    Of pixels of 25 mm, no image on the grid explains what the bodies themselves measure.
+    """
+    truth = paired(protocol, seed, slices).truth
+    clean = Projector(protocol.geometry, protocol.grid)(truth) * MU_WATER_PER_MM
+    noise = generator(seed, "noise of pixels")
+    noisy = add_dose_noise(clean, protocol.photons, protocol.electronic_noise, noise)
+    return PairedData(noisy, truth, clean)
 
 
 def task(name: str, seed: int = 1, slices: int = 4) -> SiteTask:
@@ -74,9 +89,19 @@ def config(**changes: dict[str, Any]) -> RunConfig:
     return parse_config(base)
 
 
-def setup(seed: int = 3, **changes: dict[str, Any]) -> Setup:
-    """Return what a method is built from; site B has more slices than site A."""
+def without_truth(whole: SiteTask) -> SiteTask:
+    """Return the task of a site that has no normal-dose images."""
+    train, validation = whole.train.projections, whole.validation.projections
+    return replace(whole, train=Measurements(train), validation=Measurements(validation))
+
+
+def setup(seed: int = 3, unpaired: tuple[str, ...] = (), **changes: dict[str, Any]) -> Setup:
+    """Return what a method is built from; site B has more slices than site A.
+
+    The sites in `unpaired` have no normal-dose images.
+    """
     tasks = [task("A"), task("B", slices=6)]
+    tasks = [without_truth(t) if t.name in unpaired else t for t in tasks]
     return Setup(config(**changes), tasks, seed, [(scan("public", 50, 4), range(4))])
 
 

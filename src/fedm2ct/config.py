@@ -107,6 +107,33 @@ class FedM2CTConfig(_Model):
     exchange: bool = True
 
 
+class HybridConfig(_Model):
+    """How a site with ``supervision = "none"`` learns: the terms of its loss, and their weights.
+
+    The terms are those of `fedm2ct.learning.self_supervised`; with none of them it does not train.
+    """
+
+    loss: list[
+        Literal[
+            "noise2inverse",
+            "split-views",
+            "thinning",
+            "consistency",
+            "equivariance",
+            "teacher",
+            "public",
+        ]
+    ] = ["thinning", "teacher"]
+    teacher: float = Field(default=1.0, ge=0)
+    equivariance: float = Field(default=1.0, ge=0)
+
+
+class EvaluationConfig(_Model):
+    """What is scored beside the usual; perceptual metrics fetch published weights (64 MB, once)."""
+
+    perceptual: bool = False
+
+
 class FedProxConfig(_Model):
     """FedProx: weight of the proximal term; the paper tunes it over 0.001 to 1."""
 
@@ -187,7 +214,7 @@ class MethodConfig(_Model):
 class RunConfig(_Model):
     """A whole run: sites, test patients, meta-set, networks, schedule, methods and seeds."""
 
-    neutral: ClassVar[frozenset[str]] = frozenset({"federation", "privacy"})
+    neutral: ClassVar[frozenset[str]] = frozenset({"federation", "privacy", "hybrid"})
     name: Name
     methods: list[Name] = Field(min_length=1)
     seeds: list[int] = Field(default=[0], min_length=1)
@@ -202,6 +229,8 @@ class RunConfig(_Model):
     federation: FederationConfig = FederationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     window: Literal["chest", "abdomen", "head"] = "abdomen"
+    hybrid: HybridConfig = HybridConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -212,12 +241,6 @@ class RunConfig(_Model):
         ):
             if len(set(items)) != len(items):
                 raise ValueError(f"{what} must differ from one another")
-        return self
-
-    @model_validator(mode="after")
-    def _one_is_paired(self) -> Self:
-        if all(site.supervision == "none" for site in self.sites):
-            raise ValueError("at least one site needs supervision = 'paired'")
         return self
 
     @model_validator(mode="after")

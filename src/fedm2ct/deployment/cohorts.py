@@ -11,7 +11,7 @@ from fedm2ct.data.sites import META, Selection, Split, select
 from fedm2ct.deployment.folders import SiteSettings
 from fedm2ct.learning.trainer import SiteTask
 from fedm2ct.physics.protocols import Protocol
-from fedm2ct.pipeline.prepare import Cohort, load_any, site_protocol, site_protocols
+from fedm2ct.pipeline.prepare import Cohort, load_any, site_protocol, site_protocols, unpaired_sites
 
 
 def site_cohort(settings: SiteSettings, config: RunConfig) -> Cohort:
@@ -45,7 +45,7 @@ def site_cohort(settings: SiteSettings, config: RunConfig) -> Cohort:
         public = {name: load_any(name) for name in settings.public.scans}
         roles[META] = _selections(public, config.meta)
         scans = {**public, **scans}
-    return Cohort(scans, Split(roles), {settings.name: protocol})
+    return Cohort(scans, Split(roles), {settings.name: protocol}, unpaired_sites(config))
 
 
 def coordinator_cohort(config: RunConfig) -> Cohort:

@@ -67,7 +67,7 @@ def virtual_site(
     parsed = parse_config(json.loads(config))
     whole = stored_cohort(parsed, Path(slices))
     roles = {role: whole.split[role] for role in (name, META)}
-    own = Cohort(whole.scans, Split(roles), {name: whole.protocols[name]})
+    own = Cohort(whole.scans, Split(roles), {name: whole.protocols[name]}, whole.unpaired)
     meta = parsed.meta.model_copy(update={"source": "none"})  # the server's part is not built here
     local = parsed.model_copy(update={"meta": meta})
     setup = Setup(local, site_tasks(own, seed), seed, own.public())

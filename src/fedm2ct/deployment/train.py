@@ -20,7 +20,7 @@ from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.fingerprints import unit_fingerprint
 from fedm2ct.pipeline.manifest import write_manifest
-from fedm2ct.pipeline.train import check_folder, check_names
+from fedm2ct.pipeline.train import check_folder, check_names, check_pairs
 from fedm2ct.pipeline.unit import unit_folder
 
 Event = dict[str, Any]
@@ -62,6 +62,7 @@ def train_deployed(
     """
     run = run.absolute()
     check_names(config)
+    check_pairs(config)
     check_folder(config, run, resume)
     _check_registered(folder, config)
     cohort = coordinator_cohort(config)

@@ -64,7 +64,10 @@ def audited_round(
         SHA-256 of the file in which the round is about to be stored.
     """
     alpha = report.aggregate.metrics.get("alpha")
-    outcomes = [(u.site, {"outcome": "accepted", "samples": u.samples}) for u in report.uploads]
+    outcomes = [
+        (u.site, {"outcome": "abstained" if u.abstains else "accepted", "samples": u.samples})
+        for u in report.uploads
+    ]
     for outcome, rejected in (("refused", report.dropped), ("failed", report.failed)):
         outcomes += [(r.site, {"outcome": outcome, "reason": r.reason}) for r in rejected]
     replies = [

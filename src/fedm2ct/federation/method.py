@@ -38,7 +38,8 @@ class Upload:
         their own, what other tensors the method needs. Nothing private is ever in here. At the
         server the tensors may lie on disk and be read one by one, as they are asked for.
     samples
-        Number of training slices at the site, the usual weight of an average.
+        Number of training slices at the site, the usual weight of an average. A site that sends
+        nothing and none, ``{}`` and 0, abstains: the round goes on without it.
     metrics
         Scalars for the log, such as the training loss or the validation PSNR.
     """
@@ -47,6 +48,11 @@ class Upload:
     shared: Mapping[str, Tensor]
     samples: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def abstains(self) -> bool:
+        """Whether the site has only received in this round."""
+        return self.samples == 0 and not self.shared
 
 
 @dataclass(frozen=True)

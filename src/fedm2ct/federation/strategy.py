@@ -49,7 +49,7 @@ class RoundReport:
     round_index
         Number of the round in the whole run, counted from 1.
     uploads
-        The accepted uploads, sorted by site name.
+        The accepted uploads and those of sites that abstain, sorted by site name.
     dropped
         Uploads that validation refused.
     failed
@@ -201,8 +201,10 @@ class MethodStrategy(Strategy):
         self, round_index: int, like: State, found: _Replies
     ) -> tuple[ArrayRecord, MetricRecord]:
         started = time.monotonic()
+        abstaining = [upload for upload in found.uploads if upload.abstains]
+        taking_part = [upload for upload in found.uploads if not upload.abstains]
         uploads, rejected = validate_uploads(
-            found.uploads, like, self._limits, self._server.fault, self._record
+            taking_part, like, self._limits, self._server.fault, self._record
         )
         dropped = found.dropped + rejected
         if not uploads:
@@ -213,7 +215,7 @@ class MethodStrategy(Strategy):
         self.shared = state_from_arrays(arrays)
         report = RoundReport(
             round_index,
-            uploads,
+            sorted([*uploads, *abstaining], key=lambda upload: upload.site),
             dropped,
             found.failed,
             aggregate,
@@ -301,7 +303,7 @@ class MethodStrategy(Strategy):
         return found
 
     def _decoded(self, upload: Upload, like: State) -> Upload:
-        if self._server.compression == "none":
+        if self._server.compression == "none" or upload.abstains:
             return upload
         return replace(upload, shared=decode_upload(upload.shared, like, self._server.compression))
 

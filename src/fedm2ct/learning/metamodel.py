@@ -21,8 +21,8 @@ from fedm2ct.config import TrainingConfig
 from fedm2ct.data.simulate import PairedData
 from fedm2ct.learning.losses import Distance
 from fedm2ct.learning.seeds import generator
+from fedm2ct.learning.slices import Slices
 from fedm2ct.learning.trainer import (
-    Slices,
     channels_last,
     learning_rate_factor,
     load_optimiser_state,

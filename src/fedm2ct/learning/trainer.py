@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from fedm2ct.config import TrainingConfig
-from fedm2ct.data.simulate import PairedData
+from fedm2ct.data.simulate import Measurements, PairedData
 from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.learning.seeds import generator
 from fedm2ct.learning.slice_privacy import SlicePrivacy, sampling_rate
+from fedm2ct.learning.slices import Slices, paired
 from fedm2ct.model.ts_iradonmap import Reconstruction, TSiRadonMAP
 from fedm2ct.physics.protocols import Protocol
 
@@ -33,15 +34,23 @@ Network = TypeVar("Network", bound=nn.Module)
 class SiteTask:
     """A site's name, protocol and slices; training and validation slices do not overlap.
 
+    A site without normal-dose images has `Measurements`, which hold no truth, in both places.
     `public_validation` may hold slices of public scans, acquired under the site's protocol: a
-    patient that the site has not trained on.
+    patient that the site has not trained on. `public_train` may hold others of them, for a site
+    that has no pairs of its own.
     """
 
     name: str
     protocol: Protocol
-    train: PairedData
-    validation: PairedData
+    train: Measurements
+    validation: Measurements
     public_validation: tuple[PairedData, ...] = ()
+    public_train: PairedData | None = None
+
+    @property
+    def paired(self) -> bool:
+        """Whether the site can be trained with its truth."""
+        return isinstance(self.train, PairedData)
 
 
 def learning_rate_factor(step: float, total: int, final: float) -> float:
@@ -133,11 +142,15 @@ class SiteTrainer:
         self.model = channels_last(model.to(device))
         self.optimiser = make_optimiser([self.model], training)
         self.train_data = Slices(task.train, self.model, device)
-        validation = PairedData.joined([task.validation, *task.public_validation])
-        self.validation_data = Slices(validation, self.model, device)
+        self.validation_data = self.validation_slices()
         self.best_psnr = -math.inf
         self.best: State = {}
         self.privacy: SlicePrivacy | None = None
+
+    def validation_slices(self) -> Slices:
+        """Return the slices to validate on: the site's own, then the public ones."""
+        parts = [paired(self.task.validation), *self.task.public_validation]
+        return Slices(PairedData.joined(parts), self.model, self.device)
 
     def train_round(
         self,
@@ -174,16 +187,30 @@ class SiteTrainer:
         correct: Callable[[], None] | None = None,
     ) -> Tensor:
         """Take one optimiser step, the `position`-th (from 0) of the schedule; return its loss."""
+        if self.privacy is None:
+            chosen = self.begin_step(position, order)
+            return self.end_step(self._loss_of(chosen, loss), correct)
+        self._set_position(position)
+        self.optimiser.zero_grad(set_to_none=True)
+        return self._descend(self._private_backward(self.privacy, order, loss), correct)
+
+    def begin_step(self, position: float, order: torch.Generator) -> Tensor:
+        """Set the rates of the `position`-th step; return the slices of its batch."""
+        self._set_position(position)
+        return torch.randint(len(self.train_data), (self.training.batch_size,), generator=order)
+
+    def end_step(self, value: Tensor, correct: Callable[[], None] | None = None) -> Tensor:
+        """Descend from a loss; return it."""
+        self.optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        return self._descend(value, correct)
+
+    def _set_position(self, position: float) -> None:
         total = self.training.rounds * self.training.local_steps
         set_rates(self.optimiser, learning_rate_factor(position, total, self.training.final_rate))
         self.model.train()
-        self.optimiser.zero_grad(set_to_none=True)
-        if self.privacy is None:
-            slices, batch = len(self.train_data), self.training.batch_size
-            value = self._loss_of(torch.randint(slices, (batch,), generator=order), loss)
-            value.backward()
-        else:
-            value = self._private_backward(self.privacy, order, loss)
+
+    def _descend(self, value: Tensor, correct: Callable[[], None] | None) -> Tensor:
         if correct is not None:
             correct()
         self.optimiser.step()
@@ -221,11 +248,14 @@ class SiteTrainer:
             scores["val_private_psnr_db"] = validation_psnr(result.private[own], truth[own])
             scores["val_shared_psnr_db"] = validation_psnr(result.shared[own], truth[own])
         scores["val_psnr_db"] = validation_psnr(result.final[own], truth[own])
-        reached = validation_psnr(result.final, truth)
+        self.keep_if_best(validation_psnr(result.final, truth))
+        return scores
+
+    def keep_if_best(self, reached: float) -> None:
+        """Remember the model if its score is the highest so far."""
         if reached > self.best_psnr:
             self.best_psnr = reached
             self.best = {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()}
-        return scores
 
     def best_state(self) -> State:
         """Return the best model so far and its score."""
@@ -250,27 +280,6 @@ class SiteTrainer:
         self.model.load_state_dict(part_of(state, "model."), strict=False)
         self.best = part_of(state, "best.")
         self.best_psnr = float(state["best_psnr"])
-
-
-class Slices:
-    """A site's pairs on its device; FBP is computed once where the model needs it."""
-
-    def __init__(self, data: PairedData, model: TSiRadonMAP, device: torch.device) -> None:
-        self.sinogram = data.projections.to(device)
-        self.truth = data.truth.to(device)
-        self.analytical: Tensor | None = None
-        if model.needs_analytical:
-            with torch.no_grad():
-                self.analytical = model.analytical(self.sinogram)
-
-    def __len__(self) -> int:
-        return len(self.truth)
-
-    def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the chosen slices' sinograms, truth and, where the model needs it, FBP."""
-        chosen = chosen.to(self.truth.device)
-        analytical = None if self.analytical is None else self.analytical[chosen]
-        return self.sinogram[chosen], self.truth[chosen], analytical
 
 
 def best_weight(private: Tensor, shared: Tensor, truth: Tensor) -> float:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedm2ct.data.simulate import PairedData
 from fedm2ct.evaluation.metrics import FULL_RANGE_HU, body_mask, psnr, rmse_hu, ssim, window_range
+from fedm2ct.evaluation.perceptual import SMALLEST_SIDE, Perceptual
 from fedm2ct.model.ts_iradonmap import TSiRadonMAP
 from fedm2ct.physics.protocols import Protocol
 from fedm2ct.pipeline.consistency import Consistency
@@ -21,7 +22,11 @@ SLICES_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class SliceScores:
-    """One number a slice and metric; `patients` says whose slice it is."""
+    """One number a slice and metric; `patients` says whose slice it is.
+
+    Perceptual metrics are None where they were not asked for or not to be had; the Frechet distance
+    is one number, of all slices.
+    """
 
     psnr_db: list[float]
     ssim: list[float]
@@ -32,6 +37,8 @@ class SliceScores:
     residual_to_fbp: list[float]
     residual_to_truth: list[float]
     patients: list[str]
+    lpips: list[float] | None = None
+    frechet_vgg16_relu3_3: float | None = None
 
 
 def to_hu(relative: torch.Tensor) -> HuArray:
@@ -69,9 +76,14 @@ def score(
     patients: Sequence[str],
     window: str,
     consistency: Consistency,
+    perceptual: Perceptual | None = None,
 ) -> SliceScores:
     """Score slices in the full range and in a display window, RMSE inside the body; residuals."""
     shown = window_range(window)
+    lpips = frechet = None
+    if perceptual is not None and min(truth.shape[-2:]) >= SMALLEST_SIDE:
+        lpips = perceptual.lpips(image, truth, shown).tolist()
+        frechet = perceptual.frechet(image, truth, shown) if len(truth) > 1 else None
     return SliceScores(
         psnr_db=psnr(image, truth, FULL_RANGE_HU).tolist(),
         ssim=ssim(image, truth, FULL_RANGE_HU).tolist(),
@@ -80,6 +92,8 @@ def score(
         ssim_window=ssim(image, truth, shown).tolist(),
         **consistency.scores(image),
         patients=list(patients),
+        lpips=lpips,
+        frechet_vgg16_relu3_3=frechet,
     )
 
 
@@ -89,9 +103,12 @@ def assess(
     protocol: Protocol,
     patients: Sequence[str],
     window: str,
+    perceptual: Perceptual | None = None,
 ) -> tuple[dict[str, HuArray], dict[str, SliceScores]]:
     """Reconstruct and score one site's test slices with several reconstructors."""
     truth, consistency = to_hu(data.truth), Consistency(data, protocol)
     images = {n: reconstruct(r, data.projections) for n, r in reconstructors.items()}
-    scores = {n: score(x, truth, patients, window, consistency) for n, x in images.items()}
+    scores = {
+        n: score(x, truth, patients, window, consistency, perceptual) for n, x in images.items()
+    }
     return images, scores

@@ -14,7 +14,7 @@ from fedm2ct.config import RunConfig
 from fedm2ct.data.scans import Scan
 from fedm2ct.data.sites import Selection, Split
 from fedm2ct.files import write_atomically
-from fedm2ct.pipeline.prepare import Cohort, site_protocols
+from fedm2ct.pipeline.prepare import Cohort, site_protocols, unpaired_sites
 
 _INDEX = "cohort.json"
 
@@ -77,7 +77,7 @@ def stored_cohort(config: RunConfig, folder: Path) -> Cohort:
         role: tuple(_selection(entry) for entry in entries)
         for role, entries in index["roles"].items()
     }
-    return Cohort(scans, Split(roles), site_protocols(config))
+    return Cohort(scans, Split(roles), site_protocols(config), unpaired_sites(config))
 
 
 def _selection(entry: dict[str, Any]) -> Selection:

@@ -14,10 +14,12 @@ from fedm2ct.config import RunConfig
 from fedm2ct.data.scans import Scan
 from fedm2ct.data.sites import TEST, pick_slices
 from fedm2ct.errors import FedM2CTError
+from fedm2ct.evaluation.perceptual import Perceptual
 from fedm2ct.files import write_atomically
 from fedm2ct.physics.protocols import Protocol, protocol_from_dict, warn_if_truncated
 from fedm2ct.pipeline.assess import HuArray, assess, to_hu
 from fedm2ct.pipeline.manifest import chosen_seed, config_of, read_manifest
+from fedm2ct.pipeline.perceptual import perceptual_metrics, prepare_perceptual
 from fedm2ct.pipeline.prepare import acquire_tests, load_any
 from fedm2ct.pipeline.site_files import Roles, read_roles, scan_hash
 from fedm2ct.pipeline.summary import read_result, summarise_scores
@@ -36,6 +38,7 @@ def evaluate_run(
     seed: int | None,
     allow_seen: bool,
     progress: Progress,
+    perceptual: bool | None = None,
 ) -> dict[str, Any]:
     """Evaluate every method of a run on scans; write ``metrics.json`` and ``arrays.npz``.
 
@@ -60,6 +63,8 @@ def evaluate_run(
         Accept scans of patients that the run has used for training.
     progress
         Takes the number of reconstructions done, their total, and what is at work.
+    perceptual
+        Whether to compute perceptual metrics; None: as the run's configuration says.
 
     Raises
     ------
@@ -79,7 +84,11 @@ def evaluate_run(
     if not allow_seen:
         _refuse_seen(scans, read_roles(run, manifest))
     tests = [(scan, pick_slices(scan, slices or len(scan.hu))) for scan in scans]
-    scores, arrays = _score(config, run, seed, protocols, tests, progress)
+    wanted = config.evaluation.perceptual if perceptual is None else perceptual
+    prepare_perceptual(wanted)
+    scores, arrays = _score(
+        config, run, seed, protocols, tests, progress, perceptual_metrics(wanted)
+    )
     summary = summarise_scores(config, {method: [by_site] for method, by_site in scores.items()})
     summary.update(seed=seed, scans=[_description(s, i) for s, i in tests])
     buffer = io.BytesIO()
@@ -97,6 +106,7 @@ def _score(
     protocols: Mapping[str, Protocol],
     tests: Sequence[tuple[Scan, Sequence[int]]],
     progress: Progress,
+    perceptual: Perceptual | None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, HuArray]]:
     """Return every method's scores at every site, and the images."""
     scores: dict[str, dict[str, Any]] = {method: {} for method in config.methods}
@@ -108,7 +118,9 @@ def _score(
         arrays[f"truth_hu/{site}"] = to_hu(data.truth)
         for method in config.methods:
             reconstructors = reconstructors_of(protocols, run, method, seed, site)
-            images, scored = assess(reconstructors, data, protocol, patients, config.window)
+            images, scored = assess(
+                reconstructors, data, protocol, patients, config.window, perceptual
+            )
             arrays[f"{method}/{site}"] = images[""]
             scores[method][site] = {name: asdict(s) for name, s in scored.items()}
             progress(next(steps), total, f"site {site}, {method}")

@@ -12,7 +12,9 @@ from pydantic import BaseModel
 
 from fedm2ct.config import MethodConfig, RunConfig
 
-_OF_SOME_UNITS = frozenset({"name", "methods", "seeds", "test", "window", "fedm2ct", "method"})
+_OF_SOME_UNITS = frozenset(
+    {"name", "methods", "seeds", "test", "window", "evaluation", "fedm2ct", "method"}
+)
 """What not all training of a run depends on; a field that is not here concerns every unit."""
 SCORES = 2
 """Version of what a result holds: results of another one are scored again on ``--resume``."""
@@ -42,7 +44,8 @@ def own_options(config: RunConfig, method: str) -> dict[str, Any]:
 
 def test_fingerprint(config: RunConfig) -> str:
     """Hash what a trained method's scores depend on beside its training."""
-    return _hash({"test": _plain(config.test), "window": config.window, "scores": SCORES})
+    scored = {name: _plain(getattr(config, name)) for name in ("test", "window", "evaluation")}
+    return _hash({**scored, "scores": SCORES})
 
 
 def _plain(value: object) -> object:

@@ -27,6 +27,7 @@ from fedm2ct.federation.methods.site_client import SiteClient, parameters_of
 from fedm2ct.federation.storage import RoundFiles, load_tensors
 from fedm2ct.files import write_atomically
 from fedm2ct.learning.seeds import generator
+from fedm2ct.learning.slices import paired
 from fedm2ct.learning.trainer import Loss, SiteTask, SiteTrainer, part_of
 from fedm2ct.model.ts_iradonmap import TSiRadonMAP
 from fedm2ct.pipeline.assess import Reconstructor, assess
@@ -185,7 +186,7 @@ def _conventional(cohort: Cohort, method: str, site: str, seed: int, count: int)
     if count == 0 and public:
         validation = acquire(public, protocol, generator(seed, site, "public noise"))
     else:
-        validation = _task(cohort, site, seed, max(1, count)).validation
+        validation = paired(_task(cohort, site, seed, max(1, count)).validation)
     return reconstructor_of(method, protocol, choose(method, protocol, validation))
 
 

@@ -7,7 +7,7 @@ import torch
 
 from fedm2ct.config import ConfigError, RunConfig, SiteConfig
 from fedm2ct.data.scans import Scan
-from fedm2ct.data.simulate import PairedData, simulate
+from fedm2ct.data.simulate import Measurements, PairedData, simulate
 from fedm2ct.data.sites import (
     META,
     TEST,
@@ -33,11 +33,15 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Cohort:
-    """The scans of a run, who uses which slices of them, and each site's protocol."""
+    """The scans of a run, who uses which slices of them, and each site's protocol.
+
+    `unpaired` names the sites that have no normal-dose images.
+    """
 
     scans: Mapping[str, Scan]
     split: Split
     protocols: Mapping[str, Protocol]
+    unpaired: frozenset[str] = frozenset()
 
     def public(self) -> list[tuple[Scan, Sequence[int]]]:
         """Return the server's public scans and their slices."""
@@ -66,6 +70,11 @@ def site_protocol(site: SiteConfig, image_size: int) -> Protocol:
 def site_protocols(config: RunConfig) -> dict[str, Protocol]:
     """Return every site's protocol at the run's image size; see `site_protocol`."""
     return {site.name: site_protocol(site, config.image_size) for site in config.sites}
+
+
+def unpaired_sites(config: RunConfig) -> frozenset[str]:
+    """Return the names of the sites without normal-dose images."""
+    return frozenset(site.name for site in config.sites if site.supervision == "none")
 
 
 def load_any(name: str) -> Scan:
@@ -102,7 +111,7 @@ def read_cohort(config: RunConfig, progress: Progress = lambda _: None) -> Cohor
             )
         roles[role] = tuple(selections)
     _refuse_copies(scans, roles)
-    return Cohort(scans, Split(roles), protocols)
+    return Cohort(scans, Split(roles), protocols, unpaired_sites(config))
 
 
 def _refuse_copies(scans: Mapping[str, Scan], roles: Mapping[str, tuple[Selection, ...]]) -> None:
@@ -120,13 +129,42 @@ def _refuse_copies(scans: Mapping[str, Scan], roles: Mapping[str, tuple[Selectio
 
 
 def site_tasks(cohort: Cohort, seed: int) -> list[SiteTask]:
-    """Simulate every site's acquisition of its own patients; noise depends on seed and site."""
+    """Simulate every site's acquisition of its own patients; noise depends on seed and site.
+
+    Of a site without normal-dose images nothing but the measurements is returned.
+    """
     tasks = []
     for site, protocol in cohort.protocols.items():
         train = [(cohort.scans[s.scan], s.slices) for s in cohort.split[site]]
-        data = acquire(train, protocol, generator(seed, site, "training noise"))
-        tasks.append(SiteTask(site, protocol, data, acquire_validation(cohort, site, seed)))
+        data: tuple[Measurements, Measurements] = (
+            acquire(train, protocol, generator(seed, site, "training noise")),
+            acquire_validation(cohort, site, seed),
+        )
+        if site in cohort.unpaired:
+            data = (Measurements(data[0].projections), Measurements(data[1].projections))
+        tasks.append(SiteTask(site, protocol, *data))
     return tasks
+
+
+def acquire_settings(cohort: Cohort, site: str, seed: int) -> PairedData:
+    """Simulate a site's acquisition of the pairs on which a conventional method is set up.
+
+    They are the site's validation slices, or, where it has no normal-dose images, the public ones.
+
+    Raises
+    ------
+    ConfigError
+        If there are neither.
+    """
+    if site not in cohort.unpaired:
+        return acquire_validation(cohort, site, seed)
+    if META not in cohort.split.roles:
+        raise ConfigError(
+            f"site {site!r} has no normal-dose images, and there are no public scans either, to "
+            "set up SIRT and TV on; name some in 'meta.scans', or leave these methods out"
+        )
+    noise = generator(seed, site, "public validation noise")
+    return acquire(cohort.public(), cohort.protocols[site], noise)
 
 
 def acquire_validation(cohort: Cohort, site: str, seed: int) -> PairedData:

@@ -1,7 +1,7 @@
 """Units' scores in, ``summary.json`` out: by method and site, with intervals over seeds."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,10 @@ METRICS = (
     "residual_to_fbp",
     "residual_to_truth",
 )
+PERCEPTUAL_METRICS = ("lpips", "frechet_vgg16_relu3_3")
+"""None where they were not computed."""
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
+Means = dict[str, float | None]
 
 
 def read_result(run: Path, method: str, seed: int) -> Scores:
@@ -46,9 +49,19 @@ def read_result(run: Path, method: str, seed: int) -> Scores:
     return scores
 
 
-def mean_scores(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Return each metric's mean over the slices of one output."""
-    return {metric: float(np.nanmean(scores[metric])) for metric in METRICS}
+def mean_scores(scores: Mapping[str, Any]) -> Means:
+    """Return each metric's mean over the slices of one output; None where it was not computed."""
+    means: Means = {metric: float(np.nanmean(scores[metric])) for metric in METRICS}
+    for metric in PERCEPTUAL_METRICS:
+        found = scores.get(metric)
+        means[metric] = None if found is None else float(np.mean(found))
+    return means
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    numbers = [value for value in known if value is not None]
+    return float(np.mean(numbers)) if numbers and len(numbers) == len(known) else None
 
 
 def _site(results: list[Scores], site: str, output: str) -> dict[str, Any]:
@@ -65,14 +78,15 @@ def _site(results: list[Scores], site: str, output: str) -> dict[str, Any]:
     }
 
 
-def _over_seeds(by_seed: list[dict[str, float]]) -> dict[str, Any]:
-    return {metric: float(np.mean([scores[metric] for scores in by_seed])) for metric in METRICS}
+def _over_seeds(by_seed: list[Means]) -> dict[str, Any]:
+    return {metric: _mean(scores[metric] for scores in by_seed) for metric in by_seed[0]}
 
 
-def _of_patient(scores: Mapping[str, Any], patient: str) -> dict[str, float]:
-    """Return each metric's mean over one patient's slices."""
+def _of_patient(scores: Mapping[str, Any], patient: str) -> Means:
+    """Return each metric's mean over one patient's slices; a metric of the whole set has none."""
     chosen = [name == patient for name in scores["patients"]]
-    return mean_scores({metric: np.asarray(scores[metric])[chosen] for metric in METRICS})
+    by_slice = [m for m in (*METRICS, *PERCEPTUAL_METRICS) if isinstance(scores.get(m), list)]
+    return mean_scores({metric: np.asarray(scores[metric])[chosen] for metric in by_slice})
 
 
 def _method(results: list[Scores]) -> dict[str, Any]:
@@ -82,9 +96,10 @@ def _method(results: list[Scores]) -> dict[str, Any]:
         outputs = [name for name in results[0][site] if name]
         if outputs:
             table[site]["outputs"] = {name: _site(results, site, name) for name in outputs}
-    mean: dict[str, Any] = {m: float(np.mean([table[s][m] for s in sites])) for m in METRICS}
+    metrics = (*METRICS, *PERCEPTUAL_METRICS)
+    mean: dict[str, Any] = {m: _mean(table[s][m] for s in sites) for m in metrics}
     if len(results) > 1:
-        for metric in METRICS:
+        for metric in (m for m in metrics if mean[m] is not None):
             by_seed = [
                 float(np.mean([mean_scores(result[s][""])[metric] for s in sites]))
                 for result in results
@@ -104,6 +119,9 @@ def reference(config: RunConfig) -> dict[str, Any]:
         "rmse_hu": "inside the body",
         "ssim": "Gaussian 11 x 11, sigma 1.5, K 0.01 and 0.03",
         "residual": "of the projections, root mean square in units of the dose model's noise",
+        "lpips": "LPIPS 0.1, AlexNet, in the display window",
+        "frechet_vgg16_relu3_3": "VGG16 relu3_3 averaged over each slice, in the display window, "
+        "between each site's n_slices reconstructions and their truths",
         "interval": "95 %, Student's t over seeds; slices and sites averaged first",
     }
 

@@ -24,6 +24,7 @@ from fedm2ct.pipeline.fingerprints import run_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.lesions import read_lesions
 from fedm2ct.pipeline.manifest import read_manifest, write_manifest
 from fedm2ct.pipeline.notices import warnings_to
+from fedm2ct.pipeline.perceptual import prepare_perceptual
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
 from fedm2ct.pipeline.summary import summarise
 from fedm2ct.pipeline.unit import is_finished, run_unit, stored_result, unit_folder
@@ -59,19 +60,16 @@ def check_names(config: RunConfig) -> None:
     _check_name("model.shared", config.model.shared, list(IMAGE_NETWORKS))
 
 
-def check_supervision(config: RunConfig) -> None:
-    """Refuse sites without normal-dose images: training would use what they do not have.
+def check_pairs(config: RunConfig) -> None:
+    """Refuse a federation of which no site has normal-dose images.
 
     Raises
     ------
     ConfigError
-        Naming the site.
+        If every site has ``supervision = "none"``.
     """
-    for site in config.sites:
-        if site.supervision == "none":
-            raise ConfigError(
-                f"site {site.name!r}: training without normal-dose images is not built in yet"
-            )
+    if all(site.supervision == "none" for site in config.sites):
+        raise ConfigError("field 'sites': one at least needs supervision = 'paired'")
 
 
 def _check_name(field: str, name: str, known: list[str]) -> None:
@@ -148,11 +146,15 @@ def run_units(
         As `run_all` does.
     """
     check_names(config)
-    check_supervision(config)
+    check_pairs(config)
     check_folder(config, run, resume)
     _remove_unfinished(run)
     cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
     manifest = write_manifest(config, cohort, run)
+    prepare_perceptual(
+        config.evaluation.perceptual,
+        lambda text, _: on_event({"event": "note", "text": text}),
+    )
     with slices_on_disk(cohort, run / _SLICES) as slices:
         jobs = _jobs(config, run, slices, resume)
         run_jobs(_unfinished(jobs, config, run, on_event), workers, on_event)

@@ -26,7 +26,7 @@ from fedm2ct.pipeline.prepare import read_cohort
 from fedm2ct.pipeline.search_spaces import SPACES
 from fedm2ct.pipeline.settings import Setting, short_names, with_options
 from fedm2ct.pipeline.summary import read_result
-from fedm2ct.pipeline.train import check_supervision, slices_on_disk
+from fedm2ct.pipeline.train import check_pairs, slices_on_disk
 from fedm2ct.pipeline.unit import is_finished, run_unit, unit_folder
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def tune(
                 f"{method!r} has no options to tune; those that have are {', '.join(SPACES)}"
             )
     _optuna()
-    check_supervision(setting.config)
+    check_pairs(setting.config)
     config = validation_config(setting)
     with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
         cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))

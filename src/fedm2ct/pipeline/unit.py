@@ -33,7 +33,8 @@ from fedm2ct.pipeline.conventional import CONVENTIONAL, choose, reconstructor_of
 from fedm2ct.pipeline.fingerprints import test_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.model_files import load_model, save_model
 from fedm2ct.pipeline.notices import warnings_to
-from fedm2ct.pipeline.prepare import Cohort, acquire_tests, acquire_validation, site_tasks
+from fedm2ct.pipeline.perceptual import perceptual_metrics
+from fedm2ct.pipeline.prepare import Cohort, acquire_settings, acquire_tests, site_tasks
 
 Emit = Callable[[dict[str, Any]], None]
 SHOWN_SLICES = 3
@@ -126,7 +127,7 @@ def set_up(cohort: Cohort, method: str, seed: int, folder: Path) -> None:
     """Choose a conventional method's settings for every site, unless an earlier call has."""
     if read_settings(folder) is None:
         chosen = {
-            site: choose(method, protocol, acquire_validation(cohort, site, seed))
+            site: choose(method, protocol, acquire_settings(cohort, site, seed))
             for site, protocol in cohort.protocols.items()
         }
         write_atomically(folder / _SETTINGS, json.dumps(chosen, indent=1).encode())
@@ -168,10 +169,11 @@ def finish(config: RunConfig, cohort: Cohort, method: str, seed: int, run: Path)
     tests = [(cohort.scans[s.scan], s.slices) for s in cohort.split["test"]]
     scores: dict[str, dict[str, Any]] = {}
     arrays: dict[str, HuArray] = {}
+    perceptual = perceptual_metrics(config.evaluation.perceptual)
     for site, protocol in cohort.protocols.items():
         data, patients = acquire_tests(tests, protocol, site, seed)
         reconstructors = reconstructors_of(cohort.protocols, run, method, seed, site)
-        images, scored = assess(reconstructors, data, protocol, patients, config.window)
+        images, scored = assess(reconstructors, data, protocol, patients, config.window, perceptual)
         scores[site] = {output: asdict(score) for output, score in scored.items()}
         shown = np.linspace(0, len(patients) - 1, min(SHOWN_SLICES, len(patients))).round()
         arrays[f"truth_hu/{site}"] = to_hu(data.truth)[shown.astype(int)]

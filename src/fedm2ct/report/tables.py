@@ -29,6 +29,13 @@ METRICS = (
     Metric("psnr_window_db", "PSNR in the display window, dB (higher is better)", 2, True),
     Metric("ssim_window", "SSIM in the display window (higher is better)", 4, True),
     Metric("rmse_hu", "RMSE in the body, HU (lower is better)", 1, False),
+    Metric("lpips", "LPIPS (AlexNet) in the display window (lower is better)", 4, False),
+    Metric(
+        "frechet_vgg16_relu3_3",
+        "Fréchet distance of VGG16 relu3_3 in the display window (lower is better)",
+        3,
+        False,
+    ),
 )
 
 
@@ -120,12 +127,23 @@ def metric_tables(
     summary: Mapping[str, Any], sites: Sequence[str], metrics: Sequence[Metric] = METRICS
 ) -> list[tuple[str, list[Row]]]:
     """Return title and rows of every metric of which the summary holds a number."""
-    found = [(metric.title, metric_rows(summary, metric, sites)) for metric in metrics]
+    found = [(_title(summary, m), metric_rows(summary, m, sites)) for m in metrics]
     return [
         (title, rows)
         for title, rows in found
         if any(cell.text != MISSING for row in rows for cell in row.cells)
     ]
+
+
+def _title(summary: Mapping[str, Any], metric: Metric) -> str:
+    """Return a metric's title; a distance between sets says how large they are."""
+    if not metric.key.startswith("frechet"):
+        return metric.title
+    sizes = {
+        site.get("n_slices") for m in summary["methods"].values() for site in m["sites"].values()
+    }
+    numbers = " or ".join(map(str, sorted(size for size in sizes if isinstance(size, int))))
+    return f"{metric.title}, {numbers} slices a site"
 
 
 def headline(summary: Mapping[str, Any], sites: Sequence[str]) -> str:

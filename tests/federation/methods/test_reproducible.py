@@ -37,6 +37,13 @@ VARIANTS = {
     "fedm2ct": {},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},
     "fedm2ct no exchange": {"fedm2ct": {"exchange": False}},
+    "fedm2ct hybrid": {
+        "unpaired": ("A",),
+        "hybrid": {"loss": ["thinning", "equivariance", "teacher", "public"]},
+    },
+    "fedper hybrid": {"unpaired": ("A",)},
+    "local hybrid": {"unpaired": ("A",), "hybrid": {"loss": ["noise2inverse", "split-views"]}},
+    "pooled hybrid": {"unpaired": ("A",)},
 }
 EVERY = pytest.mark.parametrize("variant", VARIANTS)
 

@@ -92,5 +92,5 @@ def build(setup: Setup) -> Halves:
         setup,
         private_projection(setup),
         lambda trainer: DynamicClient(trainer, lambda _: loss, alpha),
-        lambda start: DynamicServer(start, len(setup.tasks), alpha),
+        lambda start: DynamicServer(start, len(setup.training_tasks), alpha),
     )

@@ -5,22 +5,27 @@ shared network, which teach each other; the shared one, prompted by the protocol
 averaged; the server trains a metamodel from the average on its own pairs and fuses both with an
 alpha found by line search.
 
+A site without normal-dose images trains its private part without truth, as `hybrid` says, with the
+shared network as one of its teachers; it sends nothing.
+
 With ``exchange = false`` each site trains the same two networks and nothing travels: the ablation
 that separates what the federation adds from what having two networks adds.
 """
 
 from dataclasses import replace
+from functools import partial
 
-from fedm2ct.data.simulate import simulate
-from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload
+from fedm2ct.federation.method import Aggregate, ClientHalf, ServerHalf, State, Upload
 from fedm2ct.federation.methods.local import SilentServer
+from fedm2ct.federation.methods.public import held_out, public_training
 from fedm2ct.federation.methods.setup import Halves, Setup, with_prefix, without_prefix
 from fedm2ct.federation.methods.site_client import SiteClient, UnconnectedClient
-from fedm2ct.learning.meta_set import ContributedMetaSet, SimulatedMetaSet, split_public
+from fedm2ct.federation.methods.unpaired_client import unpaired_client
+from fedm2ct.learning.meta_set import ContributedMetaSet, SimulatedMetaSet
 from fedm2ct.learning.metamodel import Metamodel, MetaSchedule, MetaSource
 from fedm2ct.learning.mutual import mutual_loss, ramp
-from fedm2ct.learning.seeds import generator
-from fedm2ct.learning.trainer import Loss, SiteTask
+from fedm2ct.learning.slices import paired
+from fedm2ct.learning.trainer import Loss, SiteTask, SiteTrainer
 from fedm2ct.model.ts_iradonmap import ModelSpec
 
 
@@ -63,7 +68,7 @@ def _source(setup: Setup) -> MetaSource | None:
     if config.source == "simulated":
         protocols = {task.name: task.protocol for task in setup.tasks}
         return SimulatedMetaSet(setup.public, protocols, config.held_out, setup.seed)
-    given = {task.name: task.train[: config.slices] for task in setup.tasks}
+    given = {task.name: paired(task.train)[: config.slices] for task in setup.training_tasks}
     return ContributedMetaSet(given, config.held_out)
 
 
@@ -85,19 +90,20 @@ def build_metamodel(setup: Setup, spec: ModelSpec) -> Metamodel | None:
     )
 
 
-def _with_public_validation(setup: Setup, task: SiteTask) -> SiteTask:
+def _with_public(setup: Setup, task: SiteTask) -> SiteTask:
     """Let a site also validate on the public slices that the server holds out.
 
     On slices of its own patients alone a site trusts its private network too much, which knows
     these patients. The public scans are no secret: the server sends the slices, the site simulates
-    its own acquisition of them.
+    its own acquisition of them. A site without pairs of its own may also train on the others.
     """
-    if not (setup.config.fedm2ct.public_validation and setup.public):
+    if not setup.public:
         return task
-    _, held = split_public(setup.public, setup.config.meta.held_out)
-    noise = generator(setup.seed, task.name, "public validation noise")
-    data = [simulate(scan, slices, task.protocol, noise) for scan, slices in held]
-    return replace(task, public_validation=tuple(data))
+    if setup.config.fedm2ct.public_validation:
+        task = replace(task, public_validation=(held_out(setup, task),))
+    if not task.paired and "public" in setup.config.hybrid.loss:
+        task = replace(task, public_train=public_training(setup, task))
+    return task
 
 
 def build(setup: Setup) -> Halves:
@@ -119,15 +125,20 @@ def build(setup: Setup) -> Halves:
         factor = ramp(round_index, own.ramp_rounds)
         return mutual_loss(setup.distance, factor * own.lambda_private, factor * own.lambda_shared)
 
-    tasks = [_with_public_validation(setup, task) for task in setup.tasks]
+    tasks = [_with_public(setup, task) for task in setup.tasks]
     trainers = {task.name: setup.trainer(task, spec) for task in tasks}
     initial = setup.initial_shared(spec)
+
+    def client(trainer: SiteTrainer) -> ClientHalf:
+        if not trainer.task.paired:
+            teaches = partial(ramp, ramp_rounds=own.ramp_rounds) if own.exchange else None
+            return unpaired_client(trainer, setup.config.hybrid, setup.distance, teaches)
+        if not own.exchange:
+            return UnconnectedClient(trainer, loss_of_round, initial)
+        return SiteClient(trainer, loss_of_round, validate_download=True, validate_training=True)
+
+    clients = {name: client(trainer) for name, trainer in trainers.items()}
     if not own.exchange:
-        apart = {n: UnconnectedClient(t, loss_of_round, initial) for n, t in trainers.items()}
-        return Halves(SilentServer(), dict(apart), trainers)
-    clients = {
-        name: SiteClient(trainer, loss_of_round, validate_download=True, validate_training=True)
-        for name, trainer in trainers.items()
-    }
+        return Halves(SilentServer(), clients, trainers)
     server = MetaServer(initial, build_metamodel(setup, spec), own.alpha)
-    return Halves(server, dict(clients), trainers)
+    return Halves(server, clients, trainers)

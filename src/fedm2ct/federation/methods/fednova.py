@@ -92,12 +92,13 @@ def steps_by_slices(slices: dict[str, int], mean_steps: int) -> dict[str, int]:
 def build(setup: Setup) -> Halves:
     """Build both halves."""
     loss, usual = supervised_loss(setup.distance), setup.config.training.local_steps
-    steps = steps_by_slices({task.name: len(task.train) for task in setup.tasks}, usual)
+    tasks = setup.training_tasks
+    steps = steps_by_slices({task.name: len(task.train) for task in tasks}, usual)
 
     def client(trainer: SiteTrainer) -> CountingClient:
         return CountingClient(trainer, lambda _: loss, steps[trainer.task.name])
 
-    most = usual * len(setup.tasks)
+    most = usual * len(tasks)
     return federate(
         setup, private_projection(setup), client, lambda start: NormalisingServer(start, most)
     )

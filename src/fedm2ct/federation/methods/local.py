@@ -1,9 +1,14 @@
-"""Local only: each site trains TS-iRadonMAP on its own slices and nothing is exchanged."""
+"""Local only: each site trains TS-iRadonMAP on its own slices and nothing is exchanged.
 
-from fedm2ct.federation.method import Aggregate, ServerHalf, State, Upload
+A site without normal-dose images trains without truth, as `hybrid` says, and without a teacher.
+"""
+
+from fedm2ct.federation.method import Aggregate, ClientHalf, ServerHalf, State, Upload
 from fedm2ct.federation.methods.setup import Halves, Setup
 from fedm2ct.federation.methods.site_client import SiteClient
+from fedm2ct.federation.methods.unpaired_client import unpaired_client
 from fedm2ct.learning.mutual import supervised_loss
+from fedm2ct.learning.trainer import SiteTrainer
 from fedm2ct.model.ts_iradonmap import ModelSpec
 
 
@@ -31,8 +36,11 @@ def build(setup: Setup) -> Halves:
     )
     loss = supervised_loss(setup.distance)
     trainers = {task.name: setup.trainer(task, spec) for task in setup.tasks}
-    clients = {
-        name: SiteClient(trainer, lambda _: loss, validate_download=False, validate_training=True)
-        for name, trainer in trainers.items()
-    }
-    return Halves(SilentServer(), dict(clients), trainers)
+
+    def client(trainer: SiteTrainer) -> SiteClient:
+        if not trainer.task.paired:
+            return unpaired_client(trainer, setup.config.hybrid, setup.distance)
+        return SiteClient(trainer, lambda _: loss, validate_download=False, validate_training=True)
+
+    clients: dict[str, ClientHalf] = {name: client(t) for name, t in trainers.items()}
+    return Halves(SilentServer(), clients, trainers)

@@ -2,7 +2,8 @@
 
 Not a federated method but the reference from above: what the sites could have if their scans might
 be pooled. It runs as a federation of one member, so that checkpoints and resuming are the same.
-Its image network takes as many steps as all sites together.
+Its image network takes as many steps as all sites together. A site without normal-dose images has
+nothing to give to the pool and uses the network that comes of it.
 """
 
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ class PooledClient(ClientHalf):
 
     def __init__(self, trainers: Mapping[str, SiteTrainer], loss: Loss) -> None:
         self.trainers, self.loss = dict(trainers), loss
+        self.training_at = {n: t for n, t in trainers.items() if t.task.paired}
         first = next(iter(self.trainers.values()))
         self.training = first.training
         for trainer in self.trainers.values():
@@ -47,17 +49,19 @@ class PooledClient(ClientHalf):
         losses = [
             trainer.step(step, orders[name], self.loss)
             for step in range(first, first + self.training.local_steps)
-            for name, trainer in self.trainers.items()
+            for name, trainer in self.training_at.items()
         ]
         metrics = {"loss": float(torch.stack(losses).mean())}
-        scores = [trainer.validate()["val_psnr_db"] for trainer in self.trainers.values()]
-        metrics["val_psnr_db"] = sum(scores) / len(scores)
-        metrics.update({f"val_psnr_db/{n}": s for n, s in zip(self.trainers, scores, strict=True)})
-        return Upload(MEMBER, {}, sum(len(t.train_data) for t in self.trainers.values()), metrics)
+        scores = {name: trainer.validate() for name, trainer in self.trainers.items()}
+        psnr = {name: scores[name]["val_psnr_db"] for name in self.training_at}
+        metrics["val_psnr_db"] = sum(psnr.values()) / len(psnr)
+        metrics.update({f"val_psnr_db/{name}": value for name, value in psnr.items()})
+        samples = sum(len(trainer.train_data) for trainer in self.training_at.values())
+        return Upload(MEMBER, {}, samples, metrics)
 
     def finish(self, shared: State) -> Mapping[str, float]:
         """Return the best validation scores."""
-        return {f"best_val_psnr_db/{n}": t.best_psnr for n, t in self.trainers.items()}
+        return {f"best_val_psnr_db/{n}": t.best_psnr for n, t in self.training_at.items()}
 
     def private_state(self) -> State:
         """See `ClientHalf.private_state`."""

@@ -109,5 +109,5 @@ def build(setup: Setup) -> Halves:
         setup,
         private_projection(setup),
         lambda trainer: ControlledClient(trainer, lambda _: loss),
-        lambda start: ControllingServer(start, len(setup.tasks), rate),
+        lambda start: ControllingServer(start, len(setup.training_tasks), rate),
     )

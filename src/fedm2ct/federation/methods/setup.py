@@ -8,9 +8,11 @@ import torch
 from fedm2ct.config import RunConfig
 from fedm2ct.data.scans import Scan
 from fedm2ct.federation.method import ClientHalf, ServerHalf, State
+from fedm2ct.federation.methods.unpaired_client import ReceivingClient
 from fedm2ct.learning.losses import DISTANCES, Distance
 from fedm2ct.learning.seeds import seeded_initialisation
 from fedm2ct.learning.trainer import SiteTask, SiteTrainer
+from fedm2ct.learning.unpaired_trainer import UnpairedTrainer
 from fedm2ct.model.prompt import CONDITIONS
 from fedm2ct.model.ts_iradonmap import SHARED_PREFIX, ModelSpec, SharedNetwork, TSiRadonMAP
 
@@ -26,6 +28,11 @@ class Setup:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
+    def training_tasks(self) -> list[SiteTask]:
+        """The tasks of the sites that train on pairs and send what they have learned."""
+        return [task for task in self.tasks if task.paired]
+
+    @property
     def distance(self) -> Distance:
         """The supervised distance."""
         return DISTANCES[self.config.training.loss]
@@ -38,7 +45,8 @@ class Setup:
     def trainer(self, task: SiteTask, spec: ModelSpec) -> SiteTrainer:
         """Build a site's trainer."""
         model = self.model(task, spec)
-        return SiteTrainer(task, model, self.config.training, self.seed, self.device)
+        kind = SiteTrainer if task.paired else UnpairedTrainer
+        return kind(task, model, self.config.training, self.seed, self.device)
 
     def shared_network(self, spec: ModelSpec) -> SharedNetwork:
         """Build the shared network; its weights depend on the seed only."""
@@ -82,7 +90,8 @@ def federate(
 ) -> Halves:
     """Build both halves: a client from each site's trainer, a server from the initial parameters.
 
-    What a site keeps of the shared network starts alike everywhere, as what is sent does.
+    What a site keeps of the shared network starts alike everywhere, as what is sent does. A site
+    without normal-dose images only receives.
 
     Parameters
     ----------
@@ -91,12 +100,15 @@ def federate(
     spec
         The sites' model; it has a shared network.
     client, server
-        The halves' constructors.
+        The halves' constructors; the client's is for sites that train on pairs.
     """
     trainers = {task.name: setup.trainer(task, spec) for task in setup.tasks}
     whole = setup.shared_network(spec).state_dict()
     for trainer in trainers.values():
         assert trainer.model.shared is not None
         trainer.model.shared.load_state_dict(whole)
-    clients = {name: client(trainer) for name, trainer in trainers.items()}
+    clients = {
+        name: client(trainer) if trainer.task.paired else ReceivingClient(trainer)
+        for name, trainer in trainers.items()
+    }
     return Halves(server(setup.initial_shared(spec)), clients, trainers)

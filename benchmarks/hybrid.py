@@ -1,0 +1,241 @@
+"""Sites without normal-dose images: every loss for them compared, beside what rivals do there.
+
+    python benchmarks/hybrid.py --work runs/hybrid            # train, score, write
+    python benchmarks/hybrid.py --work runs/hybrid --rows thinning fedfdd
+    python benchmarks/hybrid.py --page-only                   # the page alone
+
+Four sites of the demo at 128 x 128, two of them (B, 40 views; D, low dose) without pairs. A site
+without pairs sends nothing, so what the others and the server do is the same whatever its loss is:
+the federation is trained once a method, what it sends down is kept in WORK, and each row trains the
+two sites on that. Each finished row is stored in ``benchmarks/results/hybrid.json`` and not done
+again; ``docs/hybrid.md`` is made from it.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ablation_scores import machine
+from hybrid_page import page
+
+from fedm2ct.config import RunConfig, parse_config
+from fedm2ct.errors import FedM2CTError
+from fedm2ct.evaluation.perceptual import Perceptual
+from fedm2ct.federation.method import State
+from fedm2ct.federation.methods import METHODS
+from fedm2ct.federation.methods.setup import Halves, Setup
+from fedm2ct.federation.storage import load_tensors, save_tensors
+from fedm2ct.files import write_atomically
+from fedm2ct.pipeline.assess import Reconstructor, assess, fbp_reconstructor, outputs_of
+from fedm2ct.pipeline.manifest import git_commit, versions
+from fedm2ct.pipeline.perceptual import perceptual_metrics, prepare_perceptual
+from fedm2ct.pipeline.prepare import Cohort, acquire_tests, read_cohort, site_tasks
+
+HERE = Path(__file__).resolve().parent
+SEED = 0
+CONFIG: dict[str, Any] = {
+    "name": "hybrid",
+    "methods": ["fedm2ct"],
+    "image_size": 128,
+    "sites": [
+        {"name": "A", "protocol": "demo-low-mas", "scans": ["lung1"], "slices": 24},
+        {"name": "B", "protocol": "demo-sparse", "scans": ["lung2"], "slices": 24},
+        {"name": "C", "protocol": "demo-limited", "scans": ["pelvis"], "slices": 24},
+        {"name": "D", "protocol": "demo-parallel", "scans": ["liver_dicom"], "slices": 24},
+    ],
+    "test": {"scans": ["cxr"], "slices": 16},
+    "meta": {"scans": ["torso"], "slices": 16},
+    "training": {"rounds": 4, "local_steps": 40, "batch_size": 2},
+    "fedm2ct": {"meta_steps": 60},
+    "evaluation": {"perceptual": True},
+}
+UNPAIRED = ("B", "D")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method, the terms of the loss at sites without pairs, and what to call both."""
+
+    title: str
+    method: str = "fedm2ct"
+    loss: tuple[str, ...] = ()
+
+
+ROWS = {
+    "fbp": Row("FBP", "fbp"),
+    "alone": Row("the site alone, `noise2inverse`", "local", ("noise2inverse",)),
+    "local-public": Row("the site alone, on the public scan's pairs", "local_public"),
+    "fedavg": Row("FedAvg's network, received", "fedavg"),
+    "fedfdd": Row("FedFDD's high band, received", "fedfdd"),
+    "none": Row("FedM2CT's shared network, received"),
+    "noise2inverse": Row("`noise2inverse`", loss=("noise2inverse",)),
+    "split-views": Row("`split-views`", loss=("split-views",)),
+    "thinning": Row("`thinning`", loss=("thinning",)),
+    "consistency": Row("`consistency`", loss=("consistency",)),
+    "equivariant": Row("`consistency`, `equivariance`", loss=("consistency", "equivariance")),
+    "teacher": Row("`teacher`", loss=("teacher",)),
+    "noise2inverse-teacher": Row("`noise2inverse`, `teacher`", loss=("noise2inverse", "teacher")),
+    "thinning-teacher": Row("`thinning`, `teacher`", loss=("thinning", "teacher")),
+    "public": Row("`public`", loss=("public",)),
+    "all": Row("`thinning`, `teacher`, `public`", loss=("thinning", "teacher", "public")),
+}
+
+
+def config_of(row: Row, base: dict[str, Any]) -> RunConfig:
+    """Return a row's configuration."""
+    sites = [
+        {**site, "supervision": "none" if site["name"] in UNPAIRED else "paired"}
+        for site in base["sites"]
+    ]
+    return parse_config({**base, "sites": sites, "hybrid": {"loss": list(row.loss)}})
+
+
+def downloads(config: RunConfig, method: str, cohort: Cohort, folder: Path) -> list[State]:
+    """Return what the server sends before each round and at the end; trained once, then read."""
+    rounds = config.training.rounds
+    files = [folder / method / f"{index}.safetensors" for index in range(rounds + 1)]
+    if files[-1].exists():
+        return [load_tensors(file)[0] for file in files]
+    halves = halves_of(config, method, cohort)
+    shared = halves.server.initial_shared()
+    sent = [shared]
+    for index in range(1, rounds + 1):
+        sites = sorted(set(halves.clients) - set(UNPAIRED))
+        uploads = [halves.clients[site].fit(index, shared) for site in sites]
+        shared = halves.server.aggregate(index, shared, uploads).shared
+        sent.append(shared)
+        print(f"{method}: round {index} of {rounds}", flush=True)
+    for file, state in zip(files, sent, strict=True):
+        save_tensors(file, state, {})
+    return sent
+
+
+def halves_of(config: RunConfig, method: str, cohort: Cohort) -> Halves:
+    """Build a method's halves."""
+    return METHODS[method](Setup(config, site_tasks(cohort, SEED), SEED, cohort.public()))
+
+
+def trained(
+    config: RunConfig, row: Row, cohort: Cohort, folder: Path
+) -> tuple[dict[str, dict[str, Reconstructor]], dict[str, Any]]:
+    """Train the sites without pairs; return their reconstructors, and what they logged."""
+    if row.method == "fbp":
+        return {s: {"": fbp_reconstructor(cohort.protocols[s])} for s in UNPAIRED}, {}
+    sent = [{}] * (config.training.rounds + 1)
+    if not row.method.startswith("local"):
+        sent = downloads(config, row.method, cohort, folder)
+    halves = halves_of(config, row.method, cohort)
+    found, log = {}, {}
+    for site in UNPAIRED:
+        client, trainer = halves.clients[site], halves.trainers[site]
+        rounds = [dict(client.fit(index, s).metrics) for index, s in enumerate(sent[:-1], 1)]
+        log[site] = [*rounds, dict(client.finish(sent[-1]))]
+        trainer.model.load_state_dict(trainer.best, strict=False)
+        found[site] = outputs_of(trainer.model.eval())
+    return found, log
+
+
+def scored(
+    reconstructors: dict[str, dict[str, Reconstructor]],
+    config: RunConfig,
+    cohort: Cohort,
+    perceptual: Perceptual | None,
+) -> dict[str, Any]:
+    """Return each site's mean scores on the test slices, whose truth serves for nothing else."""
+    tests = [(cohort.scans[s.scan], s.slices) for s in cohort.split["test"]]
+    result: dict[str, Any] = {}
+    for site, outputs in reconstructors.items():
+        data, patients = acquire_tests(tests, cohort.protocols[site], site, SEED)
+        _, scores = assess(outputs, data, patients, config.window, perceptual)
+        result[site] = {output: _means(score) for output, score in scores.items()}
+    return result
+
+
+def _means(score: object) -> dict[str, float | None]:
+    names = ("psnr_db", "ssim", "rmse_hu", "psnr_window_db", "lpips", "frechet_vgg16_relu3_3")
+    values = {name: getattr(score, name) for name in names}
+    return {name: None if v is None else float(np.mean(v)) for name, v in values.items()}
+
+
+def stored(path: Path, base: dict[str, Any]) -> dict[str, Any]:
+    """Return the results so far.
+
+    Raises
+    ------
+    FedM2CTError
+        When they are of another configuration.
+    """
+    results: dict[str, Any] = {"config": base, "unpaired": list(UNPAIRED), "seed": SEED, "rows": {}}
+    if path.exists():
+        results = json.loads(path.read_text())
+    if results["config"] != base:
+        raise FedM2CTError(f"{path} is of another configuration; move it away")
+    return results
+
+
+def store(path: Path, base: dict[str, Any], name: str, row: dict[str, Any]) -> None:
+    """Add a row to what is there now: another process may have added one in the meantime."""
+    results = stored(path, base)
+    results["rows"][name] = row
+    results.update(date=datetime.now(UTC).date().isoformat(), machine=machine())
+    results["versions"] = versions()
+    write_atomically(path, json.dumps(results, indent=1).encode())
+
+
+def run(options: argparse.Namespace, base: dict[str, Any] = CONFIG) -> None:
+    """Train and score the rows that are missing, storing each as it is done."""
+    known = stored(options.results, base)["rows"]
+    whole = config_of(ROWS["none"], base)
+    prepare_perceptual(whole.evaluation.perceptual)
+    perceptual = perceptual_metrics(whole.evaluation.perceptual)
+    cohort = read_cohort(whole, lambda text: print(text, flush=True))
+    for name in options.rows or ROWS:
+        if name in known:
+            continue
+        began, row = time.monotonic(), ROWS[name]
+        config = config_of(row, base)
+        reconstructors, log = trained(config, row, cohort, options.work)
+        scores = scored(reconstructors, config, cohort, perceptual)
+        found = {
+            "method": row.method,
+            "loss": list(row.loss),
+            "sites": scores,
+            "log": log,
+            "seconds": time.monotonic() - began,
+            "git_commit": git_commit(),
+        }
+        store(options.results, base, name, found)
+        shown = {site: round(outputs[""]["psnr_db"], 2) for site, outputs in scores.items()}
+        print(f"{name}: {shown} dB, {found['seconds']:.0f} s", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/hybrid"))
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=None)
+    parser.add_argument("--page-only", action="store_true")
+    parser.add_argument("--results", type=Path, default=HERE / "results" / "hybrid.json")
+    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "hybrid.md")
+    options = parser.parse_args(arguments)
+    try:
+        if not options.page_only:
+            run(options)
+        titles = {name: row.title for name, row in ROWS.items()}
+        text = page(json.loads(options.results.read_text()), titles)
+    except FedM2CTError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    write_atomically(options.page, text.encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
