@@ -40,10 +40,7 @@ GROUPS = {"noise": (NOISE, "none"), "averages": (AVERAGES, "mean")}
 
 
 def main() -> None:
-    """Measure one group, variant by variant, and write it; what is stored and not asked for stays.
-
-    Several of these may run side by side, each with some of the variants.
-    """
+    """Measure one group, variant by variant, and write it; others that are stored stay."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("group", choices=list(GROUPS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
