@@ -58,11 +58,13 @@ def test_the_page_shows_both(run, tmp_path, monkeypatch):
     for entry in run["summary"]["methods"].values():
         for scores in (*entry["sites"].values(), entry["mean"]):
             scores["residual"] = 1.2345
-    write_report(**run, path=tmp_path / "with.html", lesions=lesions())
+    run["summary"]["lesions"] = lesions()
+    write_report(**run, path=tmp_path / "with.html")
     text = (tmp_path / "with.html").read_text(encoding="utf-8")
     assert "1.23" in text and "61 ± 12" in text and "fedm2ct lesions RUN" not in text
+    del run["summary"]["lesions"]
     write_report(**run, path=tmp_path / "without.html")
     text = (tmp_path / "without.html").read_text(encoding="utf-8")
     assert "1.23" in text and "61 ± 12" not in text and "fedm2ct lesions RUN" in text
-    context = safety_context({"methods": run["summary"]["methods"]}, None)
+    context = safety_context({"methods": run["summary"]["methods"]})
     assert [title for title, _ in context["consistency"]] == [CONSISTENCY[0].title]

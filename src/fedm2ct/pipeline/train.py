@@ -213,8 +213,8 @@ def conclude(config: RunConfig, run: Path, manifest: dict[str, Any]) -> dict[str
     write_atomically(run / "metrics.jsonl", lines.encode())
     write_atomically(run / "summary.json", json.dumps(summary, indent=1).encode())
     arrays = shown_arrays(config, run)
-    lesions = read_lesions(config, run)
-    write_report(run, summary, manifest, history, arrays, run / "report.html", lesions)
+    shown = {**summary, "lesions": read_lesions(config, run)}
+    write_report(run, shown, manifest, history, arrays, run / "report.html")
     return summary
 
 

@@ -51,7 +51,6 @@ def write_report(
     history: History,
     arrays: Arrays,
     path: Path,
-    lesions: Facts | None = None,
 ) -> None:
     """Write the report of a run, atomically.
 
@@ -64,7 +63,8 @@ def write_report(
         and ``mean``, where ``psnr_db_interval`` and the like may hold ``[low, high]``),
         optionally ``psnr_window_db`` and ``ssim_window``, of the display window;
         ``reference`` (``data_range_hu`` and ``window``: a name, or ``name``, ``centre_hu``,
-        ``width_hu``), ``seed``, ``config``, ``versions``.
+        ``width_hu``), ``seed``, ``config``, ``versions``; ``lesions``, what planted lesions have
+        shown, as `fedm2ct.pipeline.lesions` writes it.
     manifest
         All optional: ``protocols`` (by site, as `protocol_to_dict` gives them), ``patients``
         (by site, and ``test``: lists of names), ``seeds``, ``versions``, ``git_commit``,
@@ -77,8 +77,6 @@ def write_report(
         ``truth_hu/<site>`` and ``<method>/<site>`` in HU, shape ``(n, row, column)``.
     path
         The HTML file.
-    lesions
-        What planted lesions have shown, as `fedm2ct.pipeline.lesions` writes it.
 
     Raises
     ------
@@ -96,7 +94,7 @@ def write_report(
     )
     context = {
         **_context(run_dir, summary, manifest, history, arrays),
-        **safety_context(summary, lesions),
+        **safety_context(summary),
     }
     text = environment.get_template("report.html").render(context)
     write_atomically(path, text.encode())

@@ -19,9 +19,9 @@ LESION_WAYS = (
 )
 
 
-def safety_context(summary: Mapping[str, Any], lesions: Mapping[str, Any] | None) -> dict[str, Any]:
+def safety_context(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the report's template needs for its section on safety."""
-    sites = site_names(summary)
+    sites, lesions = site_names(summary), summary.get("lesions")
     return {
         "consistency": metric_tables(summary, sites, CONSISTENCY),
         "lesions": lesion_tables(lesions, sites) if lesions else [],
