@@ -46,7 +46,7 @@ class Limits:
     opposed
         Cosine that makes an offender: an update that points away from the others by at least this
         much, while they agree with one another by at least as much. High, for an honest site with a
-        scanner unlike the others' was seen at -0.53 while these agreed (docs/security.md).
+        scanner unlike the others' was seen at -0.52 while these agreed (docs/security.md).
     voters
         Fewest others that can outvote a site in its direction.
     """
