@@ -39,6 +39,9 @@ def page(results: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         protocol = next(s["protocol"] for s in results["config"]["sites"] if s["name"] == site)
         parts += [f"## Site {site} (`{protocol}`)\n", _table(results, titles, site)]
     parts += [_paragraph(_READING.format(n=results["config"]["test"]["slices"]))]
+    missing = [titles[n] for n in titles if n not in results["rows"]]
+    if missing:
+        parts += [_paragraph("Not run yet: " + "; ".join(missing) + ".")]
     parts += ["## Each network alone\n", _outputs(results, titles)]
     return "\n".join(parts)
 
@@ -57,7 +60,8 @@ def _setting(results: Mapping[str, Any]) -> str:
         f"{config['image_size']} x {config['image_size']}, sites {sites}; without pairs: "
         f"{' and '.join(results['unpaired'])}. Test: {config['test']['slices']} slices of "
         f"{', '.join(config['test']['scans'])}, one patient. Public: {config['meta']['scans'][0]}. "
-        f"{training['rounds']} rounds of {training['local_steps']} steps, one seed: a short run, "
+        f"{training['rounds']} rounds of {training['local_steps']} steps with batches of "
+        f"{training['batch_size']}, one seed: a short run on a busy machine, "
         "whose differences of a few tenths of a dB are not to be built on. "
         f"{results['date']}, {here['cpu']}, torch {results['versions']['torch']}."
     )

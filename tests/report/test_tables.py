@@ -11,7 +11,8 @@ from fedm2ct.report.tables import (
 )
 from tests.report.conftest import METHODS, SITES
 
-PSNR, RMSE = METRICS[0], METRICS[-1]
+BY_KEY = {metric.key: metric for metric in METRICS}
+PSNR, RMSE = BY_KEY["psnr_db"], BY_KEY["rmse_hu"]
 
 
 def best(rows, column):
