@@ -2,6 +2,7 @@
 # make test   every test                                                   (JOBS=1 for no parallelism)
 # make faults the fault injections that are too slow for every change: some minutes
 # make lint   style, types, import contracts
+# make simulation  the same run in Flower's simulation; installs Ray
 # make proxy  install nginx, which a coordinator needs, on Debian or Ubuntu (as root)
 # make bench  time the CT operators against other libraries: half an hour on an idle machine
 # make clean  remove everything that these targets made
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 
-.PHONY: demo test faults lint proxy bench clean
+.PHONY: demo test faults simulation lint proxy bench clean
 .DELETE_ON_ERROR:
 
 # The stamp is the last thing to be written, so a failed or interrupted installation is repeated.
@@ -35,6 +36,11 @@ test: $(STAMP)
 faults: $(STAMP)
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 FLWR_TELEMETRY_ENABLED=0 \
 		$(BIN)/python -m pytest -m faults $(ARGS)
+
+simulation: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,simulation]'
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 FLWR_TELEMETRY_ENABLED=0 \
+		$(BIN)/python -m pytest -m simulation $(ARGS)
 
 # The service that Debian's package starts by itself is not wanted: ours runs as an ordinary user.
 proxy:

@@ -33,8 +33,9 @@ from deployment_stock import StockFederation
 
 from fedm2ct.deployment.coordinator import init_coordinator
 from fedm2ct.deployment.federation_file import load_federation
-from fedm2ct.deployment.folders import CoordinatorFolder, CoordinatorSettings
+from fedm2ct.deployment.folders import CoordinatorFolder
 from fedm2ct.deployment.registry import register, registered_nodes
+from fedm2ct.deployment.settings import CoordinatorSettings
 from fedm2ct.deployment.site import init_site, join
 from fedm2ct.deployment.train import train_deployed
 from fedm2ct.federation.storage import load_tensors

@@ -16,7 +16,8 @@ from flwr.cli.build import build_fab_from_files
 
 from fedm2ct.deployment import certificates
 from fedm2ct.deployment.coordinator import init_coordinator
-from fedm2ct.deployment.folders import CoordinatorFolder, CoordinatorSettings
+from fedm2ct.deployment.folders import CoordinatorFolder
+from fedm2ct.deployment.settings import CoordinatorSettings
 from fedm2ct.federation.control import Control
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}

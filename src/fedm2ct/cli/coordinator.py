@@ -26,7 +26,7 @@ def init(folder: Path, host: str, port: int, listen: str, superlink_port: int, p
     """Make FOLDER: keys, certificates, proxy, invitation, systemd unit."""
     from fedm2ct.deployment.certificates import certificate_fingerprint
     from fedm2ct.deployment.coordinator import init_coordinator
-    from fedm2ct.deployment.folders import CoordinatorSettings, checked
+    from fedm2ct.deployment.settings import CoordinatorSettings, checked
 
     given = {"host": host, "port": port, "listen": listen, "proxy": proxy}
     settings = checked(CoordinatorSettings, {**given, "superlink_port": superlink_port})

@@ -8,7 +8,7 @@ from fedm2ct.config import MetaConfig, RunConfig
 from fedm2ct.data.scans import Scan
 from fedm2ct.data.simulate import PairedData
 from fedm2ct.data.sites import META, Selection, Split, select
-from fedm2ct.deployment.folders import SiteSettings
+from fedm2ct.deployment.settings import SiteSettings
 from fedm2ct.learning.trainer import SiteTask
 from fedm2ct.physics.protocols import Protocol
 from fedm2ct.pipeline.prepare import Cohort, load_any, site_protocol, site_protocols, unpaired_sites

@@ -14,13 +14,13 @@ from fedm2ct.deployment import certificates
 from fedm2ct.deployment.folders import (
     FOLDER_VARIABLE,
     CoordinatorFolder,
-    CoordinatorSettings,
     private_folder,
     refuse_existing,
 )
 from fedm2ct.deployment.processes import Service, Supervisor
 from fedm2ct.deployment.proxy import proxy_config
 from fedm2ct.deployment.registry import bring_in_line, registered_keys
+from fedm2ct.deployment.settings import CoordinatorSettings
 from fedm2ct.deployment.systemd import systemd_unit
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically

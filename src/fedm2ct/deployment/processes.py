@@ -51,7 +51,7 @@ class Supervisor:
     Parameters
     ----------
     services
-        In the order in which they are started; they are ended in the opposite order.
+        In the order in which they are started.
     logs
         Folder of their output, ``NAME.log``.
     status_file
@@ -89,7 +89,10 @@ class Supervisor:
                 stop.wait(0.5)
         finally:
             for kept in reversed(self._kept):
-                kept.end()
+                kept.ask_to_end()
+            deadline = time.monotonic() + _GRACE_S
+            for kept in self._kept:
+                kept.end(deadline)
             self._write_status(stopped=True)
 
     def _tend(self, kept: "_Kept") -> bool:
@@ -154,13 +157,16 @@ class _Kept:
         self._pauses += 1
         return code
 
-    def end(self) -> None:
-        """Ask, then insist."""
+    def ask_to_end(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+
+    def end(self, deadline: float) -> None:
+        """Wait for the end; insist when the time is over."""
         if self.process is None:
             return
-        self.process.terminate()
         try:
-            self.process.wait(_GRACE_S)
+            self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -9,7 +9,8 @@ make. It is therefore bound to the loopback interface, and only the paths listed
 import getpass
 import os
 
-from fedm2ct.deployment.folders import CoordinatorFolder, CoordinatorSettings
+from fedm2ct.deployment.folders import CoordinatorFolder
+from fedm2ct.deployment.settings import CoordinatorSettings
 
 FLEET_CALLS = (
     "activate-node",

@@ -11,15 +11,13 @@ from pathlib import Path
 from fedm2ct.deployment import certificates
 from fedm2ct.deployment.coordinator import check_folder_name
 from fedm2ct.deployment.folders import (
-    Invitation,
     SiteFolder,
-    SiteSettings,
     check_name,
     private_folder,
-    read_settings,
     refuse_existing,
 )
 from fedm2ct.deployment.processes import Service, Supervisor
+from fedm2ct.deployment.settings import Invitation, SiteSettings, read_settings
 from fedm2ct.deployment.systemd import systemd_unit
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
