@@ -208,8 +208,9 @@ class Hostile(ToyClient):
 @pytest.mark.parametrize("factor", [1000.0, -9.0])
 @pytest.mark.parametrize("rule", ["mean", "median", "trimmed-mean"])
 def test_one_hostile_site_of_five(factor, rule, tmp_path, monkeypatch):
-    """Without the check of lengths, so that the average alone has to hold out."""
-    monkeypatch.setattr("fedm2ct.federation.validation._outliers", lambda *_: {})
+    """Without the checks of length and direction: the average alone has to hold out."""
+    for check in ("too_long", "opposed"):
+        monkeypatch.setattr(f"fedm2ct.federation.validation.{check}", lambda *_: {})
     sites = "ABCDE"
 
     def final(name, clients):

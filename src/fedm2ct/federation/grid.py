@@ -108,14 +108,8 @@ class LocalGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Deliver each message and run its node at once; return the ids to pull replies with."""
-        ids = []
         self.traffic = {}
-        for message in messages:
-            self._sent += 1
-            message_id = f"{self._sent:08d}"
-            self._replies[message_id] = self._exchange(message, message_id)
-            ids.append(message_id)
-        return ids
+        return [self._deliver(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies to messages pushed before, once."""
@@ -129,8 +123,16 @@ class LocalGrid(Grid):
         So a server that reads replies as they come has one in memory at a time. There is no timeout
         inside one process.
         """
+        self.traffic = {}
         for message in messages:
-            yield from self.pull_messages(self.push_messages([message]))
+            yield from self.pull_messages([self._deliver(message)])
+
+    def _deliver(self, message: Message) -> str:
+        """Run a message's node and keep the reply; return the id to pull it with."""
+        self._sent += 1
+        message_id = f"{self._sent:08d}"
+        self._replies[message_id] = self._exchange(message, message_id)
+        return message_id
 
     def _exchange(self, message: Message, message_id: str) -> Message:
         started = time.monotonic()
