@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedm2ct import files
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.method import Aggregate, Upload
 from fedm2ct.federation.storage import CheckpointError
@@ -120,16 +121,19 @@ class FullDisk:
 
     def __init__(self, monkeypatch, fails):
         self.fails, self.hits = fails, 0
-        original = Path.open
+        for owner in (Path, files):
+            original = getattr(owner, "open", open)
+            monkeypatch.setattr(owner, "open", self._failing(original), raising=False)
 
+    def _failing(self, original):
         def opening(path, mode="r", *args, **kwargs):
             stream = original(path, mode, *args, **kwargs)
-            if mode in ("wb", "ab") and self.fails(path):
+            if mode in ("wb", "ab") and self.fails(Path(path)):
                 self.hits += 1
                 return _Full(stream)
             return stream
 
-        monkeypatch.setattr(Path, "open", opening)
+        return opening
 
 
 class _Full(io.RawIOBase):
