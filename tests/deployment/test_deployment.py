@@ -20,6 +20,7 @@ from fedm2ct.config import parse_config
 from fedm2ct.deployment import certificates, site
 from fedm2ct.deployment.folders import SiteFolder
 from fedm2ct.errors import FedM2CTError
+from fedm2ct.federation.audit_check import check_unit
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.federation.storage import load_tensors
 from fedm2ct.pipeline.prepare import read_cohort
@@ -94,7 +95,9 @@ def check_run_folder(unit):
     assert rounds == {(r, s) for r in (1, 2) for s in ("A", "B", "server")}
     assert {e["site"] for e in events if e["event"] == "finish"} == {"A", "B"}
     assert all(e["bytes_up"] > 1000 < e["bytes_down"] for e in events if e["event"] == "round")
-    assert sorted(p.name for p in unit.iterdir()) == ["checkpoints", "flower.log", "metrics.jsonl"]
+    files = ["audit.jsonl", "checkpoints", "flower.log", "metrics.jsonl"]
+    assert sorted(p.name for p in unit.iterdir()) == files
+    assert not check_unit(unit).faults
     assert (unit.parents[1] / "manifest.json").exists()
 
 

@@ -5,15 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from fedm2ct.config import ConfigError
 from fedm2ct.evaluation.statistics import bootstrap_mean, holm, paired_wilcoxon
 from fedm2ct.federation.jobs import JobError
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.pipeline.benchmark import Benchmark
 from fedm2ct.pipeline.benchmark_scores import Costs, scores_of
-from fedm2ct.pipeline.settings import load_setting
-from fedm2ct.pipeline.train import run_units
+from fedm2ct.pipeline.conventional import CONVENTIONAL
 from fedm2ct.report.benchmark_page import benchmark_page
+from fedm2ct.report.style import label
 
 from ..runs import cli, leftovers, run_jobs_here, weights
 
@@ -46,14 +45,15 @@ def whole(tmp_path_factory, one_thread, small_phantoms, two_sites):
 
 def test_every_method_runs_and_is_in_the_record(whole):
     record = record_of(whole)
-    assert list(record["methods"]) == ["fbp", *METHODS]
+    assert list(record["methods"]) == [*CONVENTIONAL, *METHODS]
     for method, entry in record["methods"].items():
         assert entry["seeds"] == [0]
         assert set(entry["sites"]) == {"A", "E"}
         assert np.isfinite([entry["mean"][m]["mean"] for m in ("psnr_db", "ssim", "rmse_hu")]).all()
-        shares = method not in ("fbp", "local", "local_public", "pooled", "pooled_plain")
+        apart = (*CONVENTIONAL, "local", "local_public", "pooled", "pooled_plain")
+        shares = method not in apart
         assert (entry["costs"]["bytes_up"] > 1e4) == shares
-        assert (entry["costs"]["rounds"] == 2) == (method != "fbp")
+        assert (entry["costs"]["rounds"] == 2) == (method not in CONVENTIONAL)
     assert record["n_patients"] == len(record["patients"]["test"]) == 1
     assert {"versions", "machine", "date", "git_commit", "config"} <= set(record)
     assert not leftovers(whole)
@@ -64,8 +64,9 @@ def test_the_page_is_made_from_the_record(whole):
     record = record_of(whole)
     assert page.startswith("# Benchmark: all-in-one, tiny\n")
     mean = record["methods"]["fedprox"]["mean"]["psnr_db"]["mean"]
-    (row,) = [r for r in page.splitlines() if r.startswith("| fedprox |") and r.endswith("| 0 |")]
-    assert f"| {mean:.2f} |" in row
+    begin = f"| {label('fedprox')} |"
+    rows = [r for r in page.splitlines() if r.startswith(begin) and r.endswith("| 0 |")]
+    assert f"| {mean:.2f} |" in rows[0]
     assert "With one test patient there is no interval" in page
     assert "By slice, for there is one patient" in page
 
@@ -149,17 +150,11 @@ def test_results_are_published_into_a_checkout(tmp_path, capsys):
     assert page.read_text() == (tmp_path / "out" / "results.md").read_text()
 
 
-def test_sites_without_pairs_are_refused(tmp_path):
-    config = load_setting("hybrid", "tiny").chosen(["fbp"], None).config
-    with pytest.raises(ConfigError, match="without normal-dose images is not built in"):
-        run_units(config, tmp_path, resume=True, workers=1, on_event=print)
-
-
 def test_finished_units_of_another_configuration_do_not_count(whole, two_sites):
     setting = two_sites("all-in-one", "tiny", phantoms=True)
     other = setting.with_options({"fedprox": {"mu": 0.9}})
     left = Benchmark(other, whole).finished()
-    assert set(left) == {"fbp", *METHODS} - {"fedprox"}
+    assert set(left) == {*CONVENTIONAL, *METHODS} - {"fedprox"}
 
 
 def scores(offset, patients=("p", "p", "q", "r")):

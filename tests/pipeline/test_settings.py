@@ -13,6 +13,7 @@ from fedm2ct.learning.seeds import generator
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.noise import add_dose_noise
 from fedm2ct.physics.protocols import PROTOCOLS, TruncationWarning, protocol_from_dict
+from fedm2ct.pipeline.conventional import CONVENTIONAL
 from fedm2ct.pipeline.prepare import read_cohort, site_protocol, site_protocols
 from fedm2ct.pipeline.scan_folder import assign, patients_in
 from fedm2ct.pipeline.settings import (
@@ -39,7 +40,7 @@ def training_patients(setting):
 def test_every_setting_resolves_at_every_size(name, size, recwarn):
     setting = load_setting(name, size)
     config = setting.config
-    assert config.methods == ["fbp", *METHODS]
+    assert config.methods == [*CONVENTIONAL, *METHODS]
     assert len(config.seeds) >= (1 if size == "tiny" else 3)
     sites = [*config.sites, *([setting.newcomer] if setting.newcomer else [])]
     for site in sites:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from fedm2ct.config import ConfigError, FedM2CTConfig, MethodConfig, parse_config
+from fedm2ct.config import FedM2CTConfig, MethodConfig, parse_config
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.pipeline import tuning
@@ -98,11 +98,6 @@ def test_search_starts_at_the_defaults_repeats_and_feeds_the_benchmark(tmp_path,
 def test_what_cannot_be_tuned_is_refused(tmp_path, here, capsys):
     assert tune(tmp_path, "--method", "fedavg") == 1
     assert "'fedavg' has no options to tune" in capsys.readouterr().err
-
-
-def test_sites_without_pairs_are_refused(tmp_path, here):
-    with pytest.raises(ConfigError, match="without normal-dose images"):
-        tuning.tune(load_setting("hybrid", "tiny"), ["fedprox"], 1, tmp_path, 1, print)
 
 
 def test_records_of_other_settings_and_damaged_ones_are_refused(tmp_path):
