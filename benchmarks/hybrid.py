@@ -33,7 +33,8 @@ from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.setup import Halves, Setup
 from fedm2ct.federation.storage import load_tensors, save_tensors
 from fedm2ct.files import write_atomically
-from fedm2ct.pipeline.assess import Reconstructor, assess, fbp_reconstructor, outputs_of
+from fedm2ct.pipeline.assess import Reconstructor, assess, outputs_of
+from fedm2ct.pipeline.conventional import reconstructor_of
 from fedm2ct.pipeline.manifest import git_commit, versions
 from fedm2ct.pipeline.perceptual import perceptual_metrics, prepare_perceptual
 from fedm2ct.pipeline.prepare import Cohort, acquire_tests, read_cohort, site_tasks
@@ -127,7 +128,7 @@ def trained(
 ) -> tuple[dict[str, dict[str, Reconstructor]], dict[str, Any]]:
     """Train the sites without pairs; return their reconstructors, and what they logged."""
     if row.method == "fbp":
-        return {s: {"": fbp_reconstructor(cohort.protocols[s])} for s in UNPAIRED}, {}
+        return {s: {"": reconstructor_of("fbp", cohort.protocols[s], {})} for s in UNPAIRED}, {}
     sent = [{}] * (config.training.rounds + 1)
     if not row.method.startswith("local"):
         sent = downloads(config, row.method, cohort, folder)
@@ -152,8 +153,9 @@ def scored(
     tests = [(cohort.scans[s.scan], s.slices) for s in cohort.split["test"]]
     result: dict[str, Any] = {}
     for site, outputs in reconstructors.items():
-        data, patients = acquire_tests(tests, cohort.protocols[site], site, SEED)
-        _, scores = assess(outputs, data, patients, config.window, perceptual)
+        protocol = cohort.protocols[site]
+        data, patients = acquire_tests(tests, protocol, site, SEED)
+        _, scores = assess(outputs, data, protocol, patients, config.window, perceptual)
         result[site] = {output: _means(score) for output, score in scores.items()}
     return result
 
