@@ -108,8 +108,14 @@ class LocalGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Deliver each message and run its node at once; return the ids to pull replies with."""
+        ids = []
         self.traffic = {}
-        return [self._deliver(message) for message in messages]
+        for message in messages:
+            self._sent += 1
+            message_id = f"{self._sent:08d}"
+            self._replies[message_id] = self._exchange(message, message_id)
+            ids.append(message_id)
+        return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies to messages pushed before, once."""
@@ -123,16 +129,12 @@ class LocalGrid(Grid):
         So a server that reads replies as they come has one in memory at a time. There is no timeout
         inside one process.
         """
-        self.traffic = {}
+        traffic: dict[str, Traffic] = {}
         for message in messages:
-            yield from self.pull_messages([self._deliver(message)])
-
-    def _deliver(self, message: Message) -> str:
-        """Run a message's node and keep the reply; return the id to pull it with."""
-        self._sent += 1
-        message_id = f"{self._sent:08d}"
-        self._replies[message_id] = self._exchange(message, message_id)
-        return message_id
+            ids = self.push_messages([message])
+            traffic.update(self.traffic)
+            self.traffic = traffic
+            yield from self.pull_messages(ids)
 
     def _exchange(self, message: Message, message_id: str) -> Message:
         started = time.monotonic()
