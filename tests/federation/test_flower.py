@@ -66,6 +66,7 @@ def test_waits_for_the_rest_of_a_message_are_shortened(monkeypatch):
     for name in names:
         assert kwdefaults(module, name)["initial_backoff"] == flower.SHORTEST_S
         assert kwdefaults(module, name)["backoff_cap"] == 1.0
+        assert kwdefaults(module, name)["max_time"] == flower.LONGEST_PULL_S
 
 
 def kwdefaults(module, name):
