@@ -62,11 +62,11 @@ def test_waits_for_the_rest_of_a_message_are_shortened(monkeypatch):
     for name in names:
         monkeypatch.setattr(getattr(module, name), "__kwdefaults__", {**kwdefaults(module, name)})
         assert kwdefaults(module, name)["initial_backoff"] >= flower.SHORTEST_S
-    flower.quicken_pulls()
+    flower.quicken_pulls(300.0)
     for name in names:
         assert kwdefaults(module, name)["initial_backoff"] == flower.SHORTEST_S
         assert kwdefaults(module, name)["backoff_cap"] == 1.0
-        assert kwdefaults(module, name)["max_time"] == flower.LONGEST_PULL_S
+        assert kwdefaults(module, name)["max_time"] == 300.0
 
 
 def kwdefaults(module, name):

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _KIND = "flwr-clientapp"
 _LONGEST_WAIT_S = 1.0
+_LONGEST_PULL_S = 300.0
+"""The rest of a message of a run that a coordinator's crash has ended never comes."""
 
 
 class TaskWorker:
@@ -62,7 +64,7 @@ class TaskWorker:
         self._secret = secret
         self._app = app
         self._on_failure = on_failure
-        quicken_pulls()
+        quicken_pulls(_LONGEST_PULL_S)
 
     def run(self, stop: threading.Event) -> None:
         """Take tasks and answer them until `stop` is set."""
