@@ -47,7 +47,11 @@ def _parts(base: RunConfig) -> dict[str, Variant]:
     """Leave a part out."""
     analytical: Changes = {"model": {"learn_projection": False}}
     other = not base.model.consistency
+    start = "tv" if base.model.start == "fbp" else "fbp"
     return {
+        f"start-{start}": Variant(
+            f"networks that correct {_STARTS[start]}", changes={"model": {"start": start}}
+        ),
         "no-exchange": _own("no exchange: two networks, no federation", exchange=False),
         "analytical": Variant(
             "FBP for the learned sinogram and back-projection", changes=analytical
@@ -119,6 +123,7 @@ def _wiring(base: RunConfig) -> dict[str, Variant]:
     return found
 
 
+_STARTS = {"fbp": "FBP", "tv": "total variation"}
 _IMAGES = {
     "fbp": "plain FBP",
     "learned": "the learned reconstruction",
@@ -134,6 +139,9 @@ def _rivals(base: RunConfig) -> dict[str, Variant]:
     return {
         "local": Variant("local only", "local"),
         **({"local-public": public} if base.meta.source == "simulated" else {}),
+        "local-tv": Variant(
+            "local only, from total variation", "local", {"model": {"start": "tv"}}
+        ),
         "local-analytical": Variant("local only, FBP for the learned parts", "local", analytical),
         "local-public": Variant("local only, with the server's public scans", "local_public"),
         "fedavg": Variant("FedAvg", "fedavg"),

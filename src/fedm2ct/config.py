@@ -70,11 +70,17 @@ class MetaConfig(ScansConfig):
 
 
 class ModelConfig(_Model):
-    """The image networks, the same for every method."""
+    """The image networks, the same for every method, and the image that they correct.
+
+    `start` is FBP (whose sinogram part methods may learn), or an iterative reconstruction.
+    """
+
+    neutral: ClassVar[frozenset[str]] = frozenset({"start"})
 
     private: ImageNetworkName = "unet"
     shared: ImageNetworkName = "unet"
     width: int = Field(default=16, ge=1, le=256)
+    start: Literal["fbp", "sirt", "tv"] = "fbp"
     learn_projection: bool = True
     consistency: bool = False
 

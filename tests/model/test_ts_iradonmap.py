@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fedm2ct.model.image import IMAGE_NETWORKS, build_image_network
+from fedm2ct.model.start import iterative
 from fedm2ct.model.ts_iradonmap import ModelSpec, TSiRadonMAP
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.geometry import (
@@ -64,6 +65,43 @@ def test_untrained_is_fbp_in_every_output(name: str, coupling: str) -> None:
     for image in (result.initial, result.shared, result.private, result.final):
         assert image is not None
         assert (image - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("coupling", ["cascaded", "side-by-side"])
+@pytest.mark.parametrize("cascade_from", ["initial", "shared"])
+@pytest.mark.parametrize("start", ["sirt", "tv"])
+def test_untrained_is_the_iterative_image_it_starts_from(start, cascade_from, coupling) -> None:
+    geometry = GEOMETRIES["flat short"]
+    spec = ModelSpec(width=4, coupling=coupling, start=start, cascade_from=cascade_from)
+    model, data = TSiRadonMAP(protocol(geometry), spec), sinogram(geometry)
+    plain = fbp(data, geometry, GRID)
+    expected = iterative(start, data, plain, protocol(geometry))
+    assert (expected - plain).abs().max() > 0.05
+    torch.testing.assert_close(model.analytical(data), torch.cat([expected, plain], 1))
+    for result in (model(data), model(data, model.analytical(data))):
+        for image in (result.initial, result.shared, result.private, result.final):
+            torch.testing.assert_close(image, expected)
+
+
+@pytest.mark.parametrize("shared_input", ["fbp", "learned"])
+def test_what_is_learned_of_the_projections_is_seen_beside_the_start(shared_input: str) -> None:
+    geometry = GEOMETRIES["flat"]
+    torch.manual_seed(0)
+    spec = ModelSpec(width=4, start="tv", shared_input=shared_input)  # type: ignore[arg-type]
+    model = TSiRadonMAP(protocol(geometry), spec)
+    data = sinogram(geometry)
+    known = model.analytical(data)
+    for parameter in model.parameters():  # nothing at zero, so that every path is open
+        torch.nn.init.normal_(parameter, std=0.05)
+    result = model(data, known)
+    result.private.sum().backward()  # type: ignore[union-attr]
+    reached = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any(n.startswith("sinogram.") for n in reached)
+    assert any(n.startswith("backprojection.") for n in reached)
+    moved = known.clone()
+    moved[:, 1] += 0.1  # FBP alone: the shared network sees it where it is its input
+    change = (model(data, moved).shared - result.shared).abs().max()  # type: ignore[operator]
+    assert bool(change > 1e-6) == (shared_input == "fbp")
 
 
 @pytest.mark.parametrize("name", IMAGE_NETWORKS)

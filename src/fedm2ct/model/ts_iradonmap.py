@@ -6,7 +6,8 @@
 F and B are the sinogram network and the learnable back-projection (private, bound to the site's
 geometry); P is the private image network; S the shared one, the only part that is exchanged
 (FedM2CT, doi 10.34133/cbsystems.0376). How P and S are coupled is our own design: ``side-by-side``
-feeds both with x0, ``cascaded`` lets P also see z.
+feeds both with x0, ``cascaded`` lets P also see z. Both may correct an iterative reconstruction
+instead and see x0 beside it (`ModelSpec.start`).
 """
 
 from dataclasses import dataclass
@@ -17,9 +18,14 @@ from torch import Tensor, nn
 
 from fedm2ct.model.backprojection import LearnableBackprojection
 from fedm2ct.model.frequency import FrequencyNetwork
-from fedm2ct.model.image import ImageNetwork, PromptedNetwork, build_image_network
+from fedm2ct.model.image import (
+    ImageNetwork,
+    PromptedNetwork,
+    build_image_network,
+)
 from fedm2ct.model.prompt import CONDITIONS
 from fedm2ct.model.sinogram import SinogramNetwork
+from fedm2ct.model.start import Start, iterative
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.operators import Projector
 from fedm2ct.physics.protocols import Protocol
@@ -58,6 +64,9 @@ class ModelSpec:
         by frequency, each band has a network, and the low band's stays.
     condition
         What the prompt is told of the protocol: see `fedm2ct.model.prompt.CONDITIONS`.
+    start
+        The image that the networks correct: FBP, learned or not, or an iterative reconstruction,
+        beside which they see FBP, learned or not.
     output
         What the site's reconstruction is where there are two networks: both, ``weighted`` on
         validation slices, or the ``private`` one's image alone.
@@ -78,6 +87,7 @@ class ModelSpec:
     kept: Kept = "nothing"
     output: Literal["weighted", "private"] = "weighted"
     condition: Literal["protocol", "hyperfed"] = "protocol"
+    start: Start = "fbp"
 
 
 @dataclass(frozen=True)
@@ -105,15 +115,23 @@ class Reconstruction:
 class SharedNetwork(nn.Module):
     """The part that travels: an image network, prompted or not. No buffers, no geometry."""
 
-    def __init__(self, name: str, width: int, features: int | None, kept: Kept = "nothing") -> None:
+    def __init__(
+        self,
+        name: str,
+        width: int,
+        features: int | None,
+        kept: Kept = "nothing",
+        in_channels: int = 1,
+    ) -> None:
         super().__init__()
+        self._only_first = kept == "low"
         self.body: nn.Module
         if kept == "low":
             assert features is None, "the networks of frequency bands take no prompt"
             self.body = FrequencyNetwork(name, width)
             parts = ["low"]
         else:
-            network = build_image_network(name, 1, width)
+            network = build_image_network(name, in_channels, width)
             self.body = network if features is None else PromptedNetwork(network, features)
             within = "" if features is None else "network."
             later = {"nothing": [], "head": ["last"], "decoder": network.decoder, "prompt": []}
@@ -132,12 +150,20 @@ class SharedNetwork(nn.Module):
         return inner
 
     def forward(self, image: Tensor, condition: Tensor) -> Tensor:
-        """Correct an image under a protocol's condition vector ``(features,)``."""
+        """Correct an image under a protocol's condition vector ``(features,)``.
+
+        The image is the first channel; others are seen beside it.
+        """
         if isinstance(self.body, PromptedNetwork):
             corrected: Tensor = self.body(image, condition.expand(len(image), -1))
             return corrected
-        plain: Tensor = self.body(image)
+        plain: Tensor = self.body(image[:, :1] if self._only_first else image)
         return plain
+
+
+def shared_inputs(spec: ModelSpec) -> int:
+    """Return how many channels the shared network sees."""
+    return 1 if spec.start == "fbp" else 2
 
 
 class TSiRadonMAP(nn.Module):
@@ -161,7 +187,9 @@ class TSiRadonMAP(nn.Module):
         self.shared = None
         if spec.shared is not None:
             features = len(condition) if spec.prompted else None
-            self.shared = SharedNetwork(spec.shared, spec.width, features, spec.kept)
+            self.shared = SharedNetwork(
+                spec.shared, spec.width, features, spec.kept, shared_inputs(spec)
+            )
         self.private = None
         if spec.private is not None:
             self.private = build_image_network(spec.private, self._private_inputs(), spec.width)
@@ -172,23 +200,33 @@ class TSiRadonMAP(nn.Module):
         return self.spec.shared is not None and self.spec.coupling == "cascaded"
 
     def _private_inputs(self) -> int:
-        return 1 + self._cascaded + self.spec.consistency
+        return 1 + self._iterative + self._cascaded + self.spec.consistency
+
+    @property
+    def _iterative(self) -> bool:
+        return self.spec.start != "fbp"
 
     def analytical(self, sinogram: Tensor) -> Tensor:
-        """Return FBP, which x0 starts from."""
-        return fbp(sinogram, self.protocol.geometry, self.protocol.grid)
+        """Return what is not learned: FBP, and before it the iterative image if there is one."""
+        image = fbp(sinogram, self.protocol.geometry, self.protocol.grid)
+        if not self._iterative:
+            return image
+        return torch.cat([iterative(self.spec.start, sinogram, image, self.protocol), image], 1)
 
     @property
     def needs_analytical(self) -> bool:
         """Whether FBP itself is part of the reconstruction."""
-        return not self.spec.learn_projection or (
-            self.shared is not None and self.spec.shared_input == "fbp"
+        return (
+            self._iterative
+            or not self.spec.learn_projection
+            or (self.shared is not None and self.spec.shared_input == "fbp")
         )
 
     def unexplained(self, sinogram: Tensor, image: Tensor) -> Tensor:
         """Return the FBP of the measurement less the image's projection."""
         assert self.projector is not None
-        return self.analytical(sinogram - self.projector(image) * MU_WATER_PER_MM)
+        left = sinogram - self.projector(image) * MU_WATER_PER_MM
+        return fbp(left, self.protocol.geometry, self.protocol.grid)
 
     def forward(self, sinogram: Tensor, analytical: Tensor | None = None) -> Reconstruction:
         """Reconstruct line integrals ``(batch, 1, view, bin)``.
@@ -201,22 +239,34 @@ class TSiRadonMAP(nn.Module):
             x0: Tensor = self.backprojection(self.sinogram(sinogram))
         else:
             assert analytical is not None
-            x0 = analytical
+            x0 = analytical[:, -1:]
+        start = x0
         shared = None
+        if self._iterative:
+            assert analytical is not None
+            start = analytical[:, :1]
         if self.shared is not None:
-            plain = analytical if self.spec.shared_input == "fbp" else x0
-            shared = self.shared(plain, self.condition)
+            plain = x0
+            if self.spec.shared_input == "fbp":
+                assert analytical is not None
+                plain = analytical[:, -1:]
+            seen = torch.cat([start, plain], 1) if self._iterative else plain
+            shared = self.shared(seen, self.condition)
         private = None
         if self.private is not None:
-            private = self.private(self._private_view(sinogram, x0, shared))
-        return Reconstruction(x0, shared, private, self.private_weight)
+            private = self.private(self._private_view(sinogram, start, x0, shared))
+        return Reconstruction(start, shared, private, self.private_weight)
 
-    def _private_view(self, sinogram: Tensor, x0: Tensor, shared: Tensor | None) -> Tensor:
+    def _private_view(
+        self, sinogram: Tensor, start: Tensor, x0: Tensor, shared: Tensor | None
+    ) -> Tensor:
         """Stack what the private network sees; no gradient flows from it into the shared one."""
-        views = [x0]
+        views = [start]
         if shared is not None and self._cascaded:
             z = shared.detach()
-            views = [z, x0] if self.spec.cascade_from == "shared" else [x0, z]
+            views = [z, start] if self.spec.cascade_from == "shared" else [start, z]
+        if self._iterative:
+            views.append(x0)
         if self.spec.consistency:
             views.append(self.unexplained(sinogram, views[0].detach()))
         return torch.cat(views, dim=1)

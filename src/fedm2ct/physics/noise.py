@@ -76,3 +76,17 @@ def inverse_variance(line_integrals: Tensor, photons: float, electronic_noise: f
     """
     expected = photons * torch.exp(-line_integrals)
     return expected.square() / (expected + electronic_noise**2)
+
+
+def statistical_weights(sinogram: Tensor, photons: float, electronic_noise: float) -> Tensor:
+    """Return each ray's weight by its noise, with a mean of 1 in each sinogram.
+
+    Parameters
+    ----------
+    sinogram
+        Measured line integrals (dimensionless), shape ``(..., views, bins)``.
+    photons, electronic_noise
+        As for `add_dose_noise`.
+    """
+    weights = inverse_variance(sinogram, photons, electronic_noise)
+    return weights / weights.mean((-2, -1), keepdim=True)

@@ -14,7 +14,7 @@ from fedm2ct.data.simulate import PairedData
 from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.iterative import sirt
-from fedm2ct.physics.noise import inverse_variance
+from fedm2ct.physics.noise import statistical_weights
 from fedm2ct.physics.operators import Projector
 from fedm2ct.physics.protocols import Protocol
 from fedm2ct.physics.total_variation import total_variation
@@ -60,18 +60,12 @@ def reconstructor_of(method: str, protocol: Protocol, settings: Settings) -> Rec
             projector,
             float(settings["strength"]),
             TV_ITERATIONS,
-            weights=_statistical_weights(sinogram, protocol),
+            weights=statistical_weights(sinogram, protocol.photons, protocol.electronic_noise),
             initial=fbp(sinogram, geometry, grid),
             balance=TV_BALANCE,
         ).image
 
     return tv
-
-
-def _statistical_weights(sinogram: Tensor, protocol: Protocol) -> Tensor:
-    """Return each ray's weight by its noise, with a mean of 1 in each sinogram."""
-    weights = inverse_variance(sinogram, protocol.photons, protocol.electronic_noise)
-    return weights / weights.mean((-2, -1), keepdim=True)
 
 
 @torch.no_grad()

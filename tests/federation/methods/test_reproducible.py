@@ -41,6 +41,8 @@ VARIANTS = {
         "unpaired": ("A",),
         "hybrid": {"loss": ["thinning", "equivariance", "teacher", "public"]},
     },
+    "fedm2ct from tv": {"model": {"start": "tv"}},
+    "fedfdd from sirt": {"model": {"start": "sirt"}},
     "fedper hybrid": {"unpaired": ("A",)},
     "local hybrid": {"unpaired": ("A",), "hybrid": {"loss": ["noise2inverse", "split-views"]}},
     "pooled hybrid": {"unpaired": ("A",)},

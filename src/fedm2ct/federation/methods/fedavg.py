@@ -54,6 +54,7 @@ def image_network(setup: Setup, *, learn_projection: bool) -> ModelSpec:
         private=None,
         shared=setup.config.model.shared,
         width=setup.config.model.width,
+        start=setup.config.model.start,
         prompted=False,
         learn_projection=learn_projection,
     )

@@ -113,6 +113,7 @@ def build(setup: Setup) -> Halves:
         private=model.private,
         shared=model.shared,
         width=model.width,
+        start=model.start,
         prompted=own.prompted,
         coupling=own.coupling,
         learn_projection=model.learn_projection,

@@ -31,6 +31,7 @@ def build(setup: Setup) -> Halves:
         private=model.private,
         shared=None,
         width=model.width,
+        start=model.start,
         learn_projection=model.learn_projection,
         consistency=model.consistency,
     )

@@ -102,6 +102,7 @@ def build_pooled(setup: Setup, *, prompted: bool) -> Halves:
         private=None,
         shared=model.shared,
         width=model.width,
+        start=model.start,
         prompted=prompted,
         learn_projection=model.learn_projection,
     )

@@ -14,7 +14,13 @@ from fedm2ct.learning.seeds import seeded_initialisation
 from fedm2ct.learning.trainer import SiteTask, SiteTrainer
 from fedm2ct.learning.unpaired_trainer import UnpairedTrainer
 from fedm2ct.model.prompt import CONDITIONS
-from fedm2ct.model.ts_iradonmap import SHARED_PREFIX, ModelSpec, SharedNetwork, TSiRadonMAP
+from fedm2ct.model.ts_iradonmap import (
+    SHARED_PREFIX,
+    ModelSpec,
+    SharedNetwork,
+    TSiRadonMAP,
+    shared_inputs,
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,10 @@ class Setup:
         condition = CONDITIONS[spec.condition](self.tasks[0].protocol)
         features = len(condition) if spec.prompted else None
         with seeded_initialisation(self.seed, "weights", "shared"):
-            return SharedNetwork(spec.shared, spec.width, features, spec.kept)
+            network = SharedNetwork(
+                spec.shared, spec.width, features, spec.kept, shared_inputs(spec)
+            )
+        return network
 
     def initial_shared(self, spec: ModelSpec) -> State:
         """Return the shared parameters of round 1, under the names that sites use."""

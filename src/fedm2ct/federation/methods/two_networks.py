@@ -23,6 +23,7 @@ def two_networks(setup: Setup, private: str) -> ModelSpec:
         private=private,
         shared=model.shared,
         width=model.width,
+        start=model.start,
         prompted=False,
         coupling="side-by-side",
         learn_projection=model.learn_projection,
