@@ -59,6 +59,7 @@ scans = [{scans}]
 slices = 7
 supernode_port = {port}
 threads = 1
+message_timeout_s = 15
 
 [public]
 scans = ["{folder}/eve.npz"]

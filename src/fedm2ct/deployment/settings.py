@@ -68,11 +68,15 @@ class SiteSettings(SiteConfig):
         Port of Flower's node on the loopback interface.
     threads
         Threads for arithmetic; 0 leaves it to the libraries.
+    message_timeout_s
+        Longest wait for a message that has begun to arrive, in seconds. After a coordinator's crash
+        the rest of one never comes.
     """
 
     public: PublicScans | None = None
     supernode_port: Port = 9094
     threads: int = Field(default=0, ge=0)
+    message_timeout_s: float = Field(default=300.0, gt=0)
 
 
 class Invitation(_Settings):

@@ -33,6 +33,7 @@ def work(root: Path) -> None:
         folder.secret.read_bytes(),
         make_client_app(SiteHost(folder).find, [packing]),
         lambda error: note_failure(folder, error),
+        message_timeout_s=settings.message_timeout_s,
     )
     with stopped_by_signals() as stop, warnings_to(lambda text: print(text, flush=True)):
         worker.run(stop)

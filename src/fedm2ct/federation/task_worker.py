@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _KIND = "flwr-clientapp"
 _LONGEST_WAIT_S = 1.0
-_LONGEST_PULL_S = 300.0
-"""The rest of a message of a run that a coordinator's crash has ended never comes."""
 
 
 class TaskWorker:
@@ -51,6 +49,8 @@ class TaskWorker:
         The app that answers.
     on_failure
         Called with an exception that the app raised: its text stays at the site.
+    message_timeout_s
+        Longest wait for a message that has begun to arrive; None is Flower's two hours.
     """
 
     def __init__(
@@ -59,12 +59,13 @@ class TaskWorker:
         secret: bytes,
         app: ClientApp,
         on_failure: Callable[[Exception], None] = lambda _: None,
+        message_timeout_s: float | None = None,
     ) -> None:
         self._address = address
         self._secret = secret
         self._app = app
         self._on_failure = on_failure
-        quicken_pulls(_LONGEST_PULL_S)
+        quicken_pulls(message_timeout_s)
 
     def run(self, stop: threading.Event) -> None:
         """Take tasks and answer them until `stop` is set."""
