@@ -7,6 +7,7 @@ import torch
 
 from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.physics.iterative import sirt
+from fedm2ct.physics.noise import statistical_weights
 from fedm2ct.physics.operators import Projector
 from fedm2ct.pipeline import conventional
 from fedm2ct.pipeline.conventional import CHOICES, choose, reconstructor_of
@@ -54,7 +55,8 @@ def test_tv_is_chosen_and_is_better_than_fbp(validation):
 
 
 def test_rays_count_by_their_noise(validation):
-    weights = conventional._statistical_weights(validation.projections, tiny.FAN)
+    fan = tiny.FAN
+    weights = statistical_weights(validation.projections, fan.photons, fan.electronic_noise)
     counts = tiny.FAN.photons * torch.exp(-validation.projections)
     expected = counts**2 / (counts + tiny.FAN.electronic_noise**2)
     torch.testing.assert_close(weights.mean((-2, -1)), torch.ones(3, 1))
