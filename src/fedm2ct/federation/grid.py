@@ -42,7 +42,29 @@ class Traffic:
     seconds: float
 
 
-class LocalGrid(Grid):
+class SitesGrid(Grid):
+    """A grid whose nodes are sites with names."""
+
+    _sites: dict[int, str]
+
+    @property
+    def sites(self) -> Mapping[int, str]:
+        """Name of the site at each node."""
+        return self._sites
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message from the server to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+
+class LocalGrid(SitesGrid):
     """A grid whose nodes all live in this process.
 
     Parameters
@@ -78,11 +100,6 @@ class LocalGrid(Grid):
         TaskIdentity.node_id = SUPERLINK_NODE_ID
 
     @property
-    def sites(self) -> Mapping[int, str]:
-        """Name of the site at each node."""
-        return self._sites
-
-    @property
     def run(self) -> Run:
         """Run information, as Flower wants it."""
         return self._run
@@ -90,17 +107,6 @@ class LocalGrid(Grid):
     def set_run(self, run: Run) -> None:
         """Set the run information."""
         self._run = run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Create a message from the server to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes, in the order of the sites."""

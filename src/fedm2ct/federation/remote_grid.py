@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.flower import idle_wait
-from fedm2ct.federation.grid import Traffic
+from fedm2ct.federation.grid import SitesGrid, Traffic
 from fedm2ct.federation.packing import packed, unpacked
 from fedm2ct.federation.records import MalformedMessageError, to_wire
 
@@ -48,7 +48,7 @@ class Patience:
     minimum_sites: int = 1
 
 
-class RemoteGrid(Grid):
+class RemoteGrid(SitesGrid):
     """A grid whose nodes are the registered sites.
 
     Parameters
@@ -83,11 +83,6 @@ class RemoteGrid(Grid):
         self.traffic: dict[str, Traffic] = {}
 
     @property
-    def sites(self) -> Mapping[int, str]:
-        """Name of the site at each node."""
-        return self._sites
-
-    @property
     def run(self) -> Run:
         """Run information, as Flower wants it."""
         return self._grid.run
@@ -95,17 +90,6 @@ class RemoteGrid(Grid):
     def set_run(self, run: Run) -> None:
         """Set the run information."""
         self._grid.set_run(run)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Create a message from the server to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes of the sites that are connected."""

@@ -12,17 +12,15 @@ import torch
 from torch import Tensor
 
 from fedm2ct.physics.iterative import sirt
-from fedm2ct.physics.noise import statistical_weights
 from fedm2ct.physics.operators import Projector
 from fedm2ct.physics.protocols import Protocol
-from fedm2ct.physics.total_variation import total_variation
+from fedm2ct.physics.total_variation import statistical_total_variation
 
 Start = Literal["fbp", "sirt", "tv"]
 
 SIRT_ITERATIONS = 60
 TV_ITERATIONS = 80
 TV_STRENGTH = 3e-5
-TV_BALANCE = 200.0
 _AT_ONCE = 8
 
 
@@ -49,20 +47,13 @@ def iterative(kind: Start, sinogram: Tensor, image: Tensor, protocol: Protocol) 
     projector = _projector(protocol)
     if kind == "sirt":
         return torch.cat([sirt(p, projector, SIRT_ITERATIONS) for p in sinogram.split(_AT_ONCE)])
-    parts = []
-    for p, start in zip(sinogram.split(_AT_ONCE), image.split(_AT_ONCE), strict=True):
-        weights = statistical_weights(p, protocol.photons, protocol.electronic_noise)
-        minimum = total_variation(
-            p,
-            projector,
-            TV_STRENGTH,
-            TV_ITERATIONS,
-            weights=weights,
-            initial=start,
-            balance=TV_BALANCE,
-        )
-        parts.append(minimum.image)
-    return torch.cat(parts)
+    pairs = zip(sinogram.split(_AT_ONCE), image.split(_AT_ONCE), strict=True)
+    return torch.cat(
+        [
+            statistical_total_variation(p, start, projector, protocol, TV_STRENGTH, TV_ITERATIONS)
+            for p, start in pairs
+        ]
+    )
 
 
 @lru_cache(maxsize=16)

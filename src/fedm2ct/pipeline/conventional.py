@@ -14,10 +14,9 @@ from fedm2ct.data.simulate import PairedData
 from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.iterative import sirt
-from fedm2ct.physics.noise import statistical_weights
 from fedm2ct.physics.operators import Projector
 from fedm2ct.physics.protocols import Protocol
-from fedm2ct.physics.total_variation import total_variation
+from fedm2ct.physics.total_variation import statistical_total_variation
 from fedm2ct.pipeline.assess import SLICES_AT_ONCE, Reconstructor
 
 CONVENTIONAL = ("fbp", "sirt", "tv")
@@ -29,8 +28,6 @@ CHOICES: dict[str, tuple[str, tuple[float, ...]]] = {
 """What is chosen for a method, and from which values."""
 
 TV_ITERATIONS = 200
-TV_BALANCE = 200.0
-"""With statistical weights: 150 to 500 came nearest to the minimum at the demo's sites."""
 
 Settings = Mapping[str, Any]
 
@@ -55,15 +52,10 @@ def reconstructor_of(method: str, protocol: Protocol, settings: Settings) -> Rec
         return lambda sinogram: sirt(sinogram, projector, int(settings["iterations"]))
 
     def tv(sinogram: Tensor) -> Tensor:
-        return total_variation(
-            sinogram,
-            projector,
-            float(settings["strength"]),
-            TV_ITERATIONS,
-            weights=statistical_weights(sinogram, protocol.photons, protocol.electronic_noise),
-            initial=fbp(sinogram, geometry, grid),
-            balance=TV_BALANCE,
-        ).image
+        image, strength = fbp(sinogram, geometry, grid), float(settings["strength"])
+        return statistical_total_variation(
+            sinogram, image, projector, protocol, strength, TV_ITERATIONS
+        )
 
     return tv
 
