@@ -77,7 +77,8 @@ def test_times_add_up_and_the_page_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "load_config", lambda path: config())
     threads = torch.get_num_threads()
     out, page = tmp_path / "training.json", tmp_path / "page.md"
-    arguments = ["--setups", "demo", "--threads", "1", "--repeats", "3", "--variants", "as-is"]
+    repeats = "15"  # the median step is asked for its shares: one that was disturbed is not it
+    arguments = ["--setups", "demo", "--threads", "1", "--repeats", repeats, "--variants", "as-is"]
     paths = ["--out", str(out), "--page", str(page)]
     assert training.main([*arguments, "foreach", *paths]) == 0
     torch.set_num_threads(threads)
@@ -90,7 +91,7 @@ def test_times_add_up_and_the_page_is_made(tmp_path, monkeypatch):
         assert outside < 0.2 * row["seconds_in_parts"]
         projection = sum(row["parts"]["back-projection"].values())
         assert row["ct_share"] == pytest.approx(projection / row["seconds_in_parts"])
-        assert set(row["parts"]) == set(PARTS) and row["repeats"] == 3
+        assert set(row["parts"]) == set(PARTS) and row["repeats"] == int(repeats)
         assert all(row["parts"]["back-projection"].values())
     text = page.read_text()
     assert "below 25%" in text and "| Adam, foreach |" in text
