@@ -86,7 +86,13 @@ class ModelConfig(_Model):
 
 
 class TrainingConfig(_Model):
-    """The optimiser's schedule, the same for every method."""
+    """The optimiser's schedule, the same for every method.
+
+    With `precision` ``bfloat16`` the image networks' convolutions are computed in it while
+    training; parameters, operators and all reconstruction stay float32.
+    """
+
+    neutral: ClassVar[frozenset[str]] = frozenset({"precision"})
 
     rounds: int = Field(default=12, ge=1)
     local_steps: int = Field(default=60, ge=1)
@@ -95,10 +101,18 @@ class TrainingConfig(_Model):
     projection_learning_rate: float = Field(default=3e-4, ge=0)
     final_rate: float = Field(default=0.02, gt=0, le=1)
     loss: Literal["l2", "charbonnier"] = "charbonnier"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 class FedM2CTConfig(_Model):
-    """What is FedM2CT's own; each switch has an ablation row."""
+    """What is FedM2CT's own; each switch has an ablation row.
+
+    `cross_protocol` weighs the shared network's loss on a site's own normal-dose images as the
+    other sites' scanners would acquire them; 0 leaves it out, and sites then learn nothing of each
+    other's protocols.
+    """
+
+    neutral: ClassVar[frozenset[str]] = frozenset({"cross_protocol"})
 
     coupling: Literal["side-by-side", "cascaded"] = "cascaded"
     cascade_from: Literal["shared", "initial"] = "initial"
@@ -111,6 +125,7 @@ class FedM2CTConfig(_Model):
     alpha: float | None = Field(default=None, ge=0, le=1)
     public_validation: bool = True
     exchange: bool = True
+    cross_protocol: float = Field(default=0.0, ge=0)
 
 
 class HybridConfig(_Model):
@@ -247,6 +262,24 @@ class RunConfig(_Model):
         ):
             if len(set(items)) != len(items):
                 raise ValueError(f"{what} must differ from one another")
+        return self
+
+    @model_validator(mode="after")
+    def _slice_noise_covers_every_loss(self) -> Self:
+        if self.privacy.slice_noise and self.fedm2ct.cross_protocol:
+            raise ValueError(
+                "privacy.slice_noise does not cover what fedm2ct.cross_protocol trains on; set one "
+                "of them to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cross_protocol_sees_fbp(self) -> Self:
+        if self.fedm2ct.cross_protocol and self.fedm2ct.shared_input != "fbp":
+            raise ValueError(
+                "fedm2ct.cross_protocol needs fedm2ct.shared_input = 'fbp': no site has the "
+                "learned images of another one"
+            )
         return self
 
     @model_validator(mode="after")

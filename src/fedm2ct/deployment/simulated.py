@@ -70,7 +70,8 @@ def virtual_site(
     own = Cohort(whole.scans, Split(roles), {name: whole.protocols[name]}, whole.unpaired)
     meta = parsed.meta.model_copy(update={"source": "none"})  # the server's part is not built here
     local = parsed.model_copy(update={"meta": meta})
-    setup = Setup(local, site_tasks(own, seed), seed, own.public())
+    tasks, elsewhere = site_tasks(own, seed), tuple(whole.protocols.values())
+    setup = Setup(local, tasks, seed, own.public(), elsewhere=elsewhere)
     client = build_halves(method, setup).clients[name]
     place = Path(folder) / "sites" / name
     return RemoteSite(name, client, place, RunIdentity(unit_fingerprint(parsed, method), seed))

@@ -22,6 +22,7 @@ from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.federation.protection import build_halves
 from fedm2ct.federation.remote_site import RemoteSite
+from fedm2ct.physics.protocols import protocol_from_dict
 from fedm2ct.pipeline.fingerprints import run_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.manifest import write_manifest
 from fedm2ct.pipeline.model_files import save_model
@@ -106,7 +107,9 @@ class SiteHost:
                 "agree on name and protocol"
             )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        setup = Setup(config, site_tasks(cohort, unit.seed), unit.seed, cohort.public(), device)
+        elsewhere = [protocol_from_dict(table) for table in unit.protocols]
+        tasks, public = site_tasks(cohort, unit.seed), cohort.public()
+        setup = Setup(config, tasks, unit.seed, public, device, elsewhere)
         halves = build_halves(unit.method, setup)
         root = self._folder.runs / unit.folder
         write_manifest(config, cohort, self._folder.runs / unit.run)

@@ -4,13 +4,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fedm2ct.config import RunConfig
 from fedm2ct.deployment.federation_file import config_for_sites, protocol_hash
 from fedm2ct.errors import FedM2CTError
-from fedm2ct.physics.protocols import Protocol
+from fedm2ct.physics.protocol_files import unnamed
+from fedm2ct.physics.protocols import Protocol, protocol_to_dict
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
@@ -31,6 +32,8 @@ class UnitOfWork:
         A hash of each site's name and protocol, which tells the others neither.
     config
         The configuration as far as sites are told of it.
+    protocols
+        Every site's protocol, unnamed, where the method simulates them at the sites; else none.
     """
 
     run: str
@@ -39,6 +42,7 @@ class UnitOfWork:
     fingerprint: str
     members: list[str]
     config: dict[str, Any]
+    protocols: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Return it as text."""
@@ -60,7 +64,11 @@ def describe(
 ) -> UnitOfWork:
     """Return what sites are told of a unit of work."""
     members = sorted(member(name, protocol) for name, protocol in protocols.items())
-    return UnitOfWork(run, method, seed, fingerprint, members, config_for_sites(config))
+    known: list[dict[str, Any]] = []
+    if method == "fedm2ct" and config.fedm2ct.cross_protocol:
+        known = [protocol_to_dict(unnamed(protocol)) for protocol in protocols.values()]
+        known.sort(key=lambda table: json.dumps(table, sort_keys=True))
+    return UnitOfWork(run, method, seed, fingerprint, members, config_for_sites(config), known)
 
 
 def member(name: str, protocol: Protocol) -> str:
@@ -85,4 +93,6 @@ def unit_from_json(text: str) -> UnitOfWork:
         raise FedM2CTError("the coordinator's message names a run or a method that cannot be one")
     if not isinstance(unit.seed, int) or not isinstance(unit.config, dict):
         raise FedM2CTError("the coordinator's message has no seed or no configuration")
+    if not isinstance(unit.protocols, list):
+        raise FedM2CTError("the coordinator's message has no list of protocols")
     return unit

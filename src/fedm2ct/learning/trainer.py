@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedm2ct.config import TrainingConfig
+from fedm2ct.data.scans import Scan
 from fedm2ct.data.simulate import Measurements, PairedData
 from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.learning.seeds import generator
@@ -26,6 +27,8 @@ from fedm2ct.physics.protocols import Protocol
 Loss = Callable[[Reconstruction, Tensor], Tensor]
 Correction = Callable[[int], None]
 """Changes the gradients before the optimiser uses them; is told the step's index in the round."""
+FurtherLoss = Callable[[torch.Generator], Tensor]
+"""A loss on other data than the site's pairs, added in every step; draws its own batch."""
 State = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -37,7 +40,8 @@ class SiteTask:
     A site without normal-dose images has `Measurements`, which hold no truth, in both places.
     `public_validation` may hold slices of public scans, acquired under the site's protocol: a
     patient that the site has not trained on. `public_train` may hold others of them, for a site
-    that has no pairs of its own.
+    that has no pairs of its own. `images` are the scans and slices that `train` was made from,
+    for methods that simulate further acquisitions of them at the site.
     """
 
     name: str
@@ -46,6 +50,7 @@ class SiteTask:
     validation: Measurements
     public_validation: tuple[PairedData, ...] = ()
     public_train: PairedData | None = None
+    images: Sequence[tuple[Scan, Sequence[int]]] = ()
 
     @property
     def paired(self) -> bool:
@@ -146,6 +151,7 @@ class SiteTrainer:
         self.best_psnr = -math.inf
         self.best: State = {}
         self.privacy: SlicePrivacy | None = None
+        self.further: FurtherLoss | None = None
 
     def validation_slices(self) -> Slices:
         """Return the slices to validate on: the site's own, then the public ones."""
@@ -189,7 +195,10 @@ class SiteTrainer:
         """Take one optimiser step, the `position`-th (from 0) of the schedule; return its loss."""
         if self.privacy is None:
             chosen = self.begin_step(position, order)
-            return self.end_step(self._loss_of(chosen, loss), correct)
+            value = self._loss_of(chosen, loss)
+            if self.further is not None:
+                value = value + self.further(order)
+            return self.end_step(value, correct)
         self._set_position(position)
         self.optimiser.zero_grad(set_to_none=True)
         return self._descend(self._private_backward(self.privacy, order, loss), correct)

@@ -40,6 +40,8 @@ class ImageNetwork(nn.Module, ABC):
     """Residual image network that accepts feature modulation."""
 
     modulated_channels: list[int]
+    training_dtype: torch.dtype = torch.float32
+    """What convolutions compute in while training; parameters and corrections are float32."""
 
     @property
     @abstractmethod
@@ -53,7 +55,10 @@ class ImageNetwork(nn.Module, ABC):
 
     def forward(self, x: Tensor, modulation: Modulation | None = None) -> Tensor:
         """Return the first channel of ``x``, corrected; shape ``(batch, 1, row, column)``."""
-        return x[:, :1] + self.correction(x, list(modulation or ()))
+        half = self.training and self.training_dtype != torch.float32
+        with torch.autocast(x.device.type, self.training_dtype, enabled=half):
+            correction = self.correction(x, list(modulation or ()))
+        return x[:, :1] + correction.float()
 
     @abstractmethod
     def correction(self, x: Tensor, modulation: list[tuple[Tensor, Tensor]]) -> Tensor:

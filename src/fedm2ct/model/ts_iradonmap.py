@@ -25,7 +25,7 @@ from fedm2ct.model.image import (
 )
 from fedm2ct.model.prompt import CONDITIONS
 from fedm2ct.model.sinogram import SinogramNetwork
-from fedm2ct.model.start import Start, iterative
+from fedm2ct.model.start import Start, analytical_input
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.operators import Projector
 from fedm2ct.physics.protocols import Protocol
@@ -208,10 +208,7 @@ class TSiRadonMAP(nn.Module):
 
     def analytical(self, sinogram: Tensor) -> Tensor:
         """Return what is not learned: FBP, and before it the iterative image if there is one."""
-        image = fbp(sinogram, self.protocol.geometry, self.protocol.grid)
-        if not self._iterative:
-            return image
-        return torch.cat([iterative(self.spec.start, sinogram, image, self.protocol), image], 1)
+        return analytical_input(self.spec.start, sinogram, self.protocol)
 
     @property
     def needs_analytical(self) -> bool:

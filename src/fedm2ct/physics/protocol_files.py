@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fedm2ct.physics.geometry import (
@@ -217,6 +218,11 @@ def protocol_to_dict(protocol: Protocol) -> dict[str, Any]:
             d[field] = value
     d["source"] = protocol.source
     return d
+
+
+def unnamed(protocol: Protocol) -> Protocol:
+    """Return a protocol without what tells whose it is: its name and its source."""
+    return replace(protocol, name="unnamed", source="")
 
 
 def _angles(geometry: Geometry) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from fedm2ct.federation.methods.setup import Halves, Setup
 from fedm2ct.federation.protection import build_halves
 from fedm2ct.federation.run import run_in_process
 from fedm2ct.files import write_atomically
+from fedm2ct.model.start import starts_kept_in
 from fedm2ct.pipeline.assess import (
     HuArray,
     Reconstructor,
@@ -86,12 +87,13 @@ def run_unit(
     parsed = parse_config(config)
     folder = unit_folder(Path(run), method, seed)
     with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
-        slices = stored_cohort(parsed, Path(cohort))
+        slices, starts = stored_cohort(parsed, Path(cohort)), Path(cohort) / "starts"
         if method in CONVENTIONAL:
             set_up(slices, method, seed, folder)
         else:
-            train(parsed, slices, method, seed, folder, resume, on_event)
-        finish(parsed, slices, method, seed, Path(run))
+            train(parsed, slices, method, seed, folder, resume, on_event, starts)
+        with starts_kept_in(starts):
+            finish(parsed, slices, method, seed, Path(run))
     on_event({"event": "unit-done", "before": False})
 
 
@@ -103,11 +105,13 @@ def train(
     folder: Path,
     resume: bool,
     on_event: Emit,
+    starts: Path | None = None,
 ) -> None:
-    """Train a method and write every site's best model."""
+    """Train a method and write every site's best model; `starts` keeps what units share."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     setup = Setup(config, site_tasks(cohort, seed), seed, cohort.public(), device)
-    halves: Halves = build_halves(method, setup)
+    with starts_kept_in(starts):
+        halves: Halves = build_halves(method, setup)
     run_in_process(
         halves.server,
         halves.clients,

@@ -1,5 +1,6 @@
 """What a method is built from: the sites' tasks, the server's public scans, configuration, seed."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,8 +12,9 @@ from fedm2ct.federation.method import ClientHalf, ServerHalf, State
 from fedm2ct.federation.methods.unpaired_client import ReceivingClient
 from fedm2ct.learning.losses import DISTANCES, Distance
 from fedm2ct.learning.seeds import seeded_initialisation
-from fedm2ct.learning.trainer import SiteTask, SiteTrainer
+from fedm2ct.learning.trainer import Network, SiteTask, SiteTrainer
 from fedm2ct.learning.unpaired_trainer import UnpairedTrainer
+from fedm2ct.model.image import ImageNetwork
 from fedm2ct.model.prompt import CONDITIONS
 from fedm2ct.model.ts_iradonmap import (
     SHARED_PREFIX,
@@ -21,22 +23,38 @@ from fedm2ct.model.ts_iradonmap import (
     TSiRadonMAP,
     shared_inputs,
 )
+from fedm2ct.physics.protocol_files import protocol_to_dict, unnamed
+from fedm2ct.physics.protocols import Protocol
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything that a method's two halves are built from."""
+    """Everything that a method's two halves are built from.
+
+    `elsewhere` are protocols of sites whose tasks are not here, where methods may know them.
+    """
 
     config: RunConfig
     tasks: Sequence[SiteTask]
     seed: int
     public: Sequence[tuple[Scan, Sequence[int]]] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    elsewhere: Sequence[Protocol] = ()
 
     @property
     def training_tasks(self) -> list[SiteTask]:
         """The tasks of the sites that train on pairs and send what they have learned."""
         return [task for task in self.tasks if task.paired]
+
+    def other_protocols(self, task: SiteTask) -> list[Protocol]:
+        """Return the protocols of the federation that are not a site's own, each once, unnamed.
+
+        Their order does not depend on which of them belong to the tasks.
+        """
+        known = [unnamed(p) for p in (*(t.protocol for t in self.tasks), *self.elsewhere)]
+        by_text = {json.dumps(protocol_to_dict(p), sort_keys=True): p for p in known}
+        own = unnamed(task.protocol)
+        return [by_text[text] for text in sorted(by_text) if by_text[text] != own]
 
     @property
     def distance(self) -> Distance:
@@ -46,7 +64,13 @@ class Setup:
     def model(self, task: SiteTask, spec: ModelSpec, role: str = "site") -> TSiRadonMAP:
         """Build a model of a site's protocol; its weights depend on seed, site and role only."""
         with seeded_initialisation(self.seed, "weights", task.name, role):
-            return TSiRadonMAP(task.protocol, spec)
+            return self._at_precision(TSiRadonMAP(task.protocol, spec))
+
+    def _at_precision(self, model: Network) -> Network:
+        for part in model.modules():
+            if isinstance(part, ImageNetwork):
+                part.training_dtype = getattr(torch, self.config.training.precision)
+        return model
 
     def trainer(self, task: SiteTask, spec: ModelSpec) -> SiteTrainer:
         """Build a site's trainer."""
@@ -63,7 +87,7 @@ class Setup:
             network = SharedNetwork(
                 spec.shared, spec.width, features, spec.kept, shared_inputs(spec)
             )
-        return network
+        return self._at_precision(network)
 
     def initial_shared(self, spec: ModelSpec) -> State:
         """Return the shared parameters of round 1, under the names that sites use."""
