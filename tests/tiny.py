@@ -59,7 +59,11 @@ def task(name: str, seed: int = 1, slices: int = 4) -> SiteTask:
     """Return a site with `slices` slices to train on and two to validate on."""
     protocol = PROTOCOLS[name]
     return SiteTask(
-        name, protocol, paired(protocol, seed, slices), paired(protocol, seed + 100, slices=2)
+        name,
+        protocol,
+        paired(protocol, seed, slices),
+        paired(protocol, seed + 100, slices=2),
+        images=[(scan(protocol.name, seed, slices), range(slices))],
     )
 
 
@@ -92,7 +96,7 @@ def config(**changes: dict[str, Any]) -> RunConfig:
 def without_truth(whole: SiteTask) -> SiteTask:
     """Return the task of a site that has no normal-dose images."""
     train, validation = whole.train.projections, whole.validation.projections
-    return replace(whole, train=Measurements(train), validation=Measurements(validation))
+    return replace(whole, train=Measurements(train), validation=Measurements(validation), images=())
 
 
 def setup(seed: int = 3, unpaired: tuple[str, ...] = (), **changes: dict[str, Any]) -> Setup:

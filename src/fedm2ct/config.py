@@ -265,15 +265,6 @@ class RunConfig(_Model):
         return self
 
     @model_validator(mode="after")
-    def _slice_noise_covers_every_loss(self) -> Self:
-        if self.privacy.slice_noise and self.fedm2ct.cross_protocol:
-            raise ValueError(
-                "privacy.slice_noise does not cover what fedm2ct.cross_protocol trains on; set one "
-                "of them to 0"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _cross_protocol_sees_fbp(self) -> Self:
         if self.fedm2ct.cross_protocol and self.fedm2ct.shared_input != "fbp":
             raise ValueError(

@@ -14,6 +14,8 @@ from fedm2ct.deployment.unit_of_work import describe, unit_from_json
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.setup import Setup
+from fedm2ct.physics.protocol_files import unnamed
+from fedm2ct.physics.protocols import protocol_from_dict
 from fedm2ct.pipeline.fingerprints import unit_fingerprint
 
 from ..runs import cli
@@ -63,6 +65,28 @@ def test_sites_are_told_nothing_of_scans_or_of_each_other(unit, patients):
     assert unit_from_json(text) == unit
 
 
+@pytest.mark.parametrize("method", ["fedm2ct", "fedavg_cross", "fedper"])
+def test_protocols_are_told_without_names_and_only_where_they_are_simulated(config, method):
+    own = config.fedm2ct.model_copy(update={"cross_protocol": 1.0})
+    cohort = coordinator_cohort(config)
+    changed = config.model_copy(update={"fedm2ct": own})
+    told = describe("tiny-1", changed, cohort.protocols, method, 4, "f")
+    found = [protocol_from_dict(table) for table in told.protocols]
+    expected = [] if method == "fedper" else [unnamed(p) for p in cohort.protocols.values()]
+    assert sorted(map(str, found)) == sorted(map(str, expected))
+    for secret in ('"A"', '"B"', "demo-sparse", "demo-parallel"):
+        assert secret not in told.to_json()
+
+
+def test_a_site_trains_under_the_protocols_that_it_is_told(config, host):
+    own = config.fedm2ct.model_copy(update={"cross_protocol": 1.0})
+    changed = config.model_copy(update={"fedm2ct": own})
+    protocols = coordinator_cohort(config).protocols
+    told = describe("tiny-1", changed, protocols, "fedm2ct", 4, "f")
+    client = host().find(context(told))._client
+    assert client.cross.protocols == [unnamed(protocols["B"])]
+
+
 def test_a_site_builds_its_half_from_what_it_is_told_and_its_own_scans(unit, host, tmp_path):
     site = host().find(context(unit))
     assert site.name == "A"
@@ -91,6 +115,8 @@ def test_a_site_with_another_protocol_does_not_take_part(unit, host):
         {"method": "pooled"},
         {"seed": "4"},
         {"config": []},
+        {"protocols": "all"},
+        {"protocols": ["demo-sparse"]},
         {"config": {"training": {"rounds": 0}}},
         {"extra": 1},
     ],

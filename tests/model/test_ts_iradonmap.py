@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from fedm2ct.model.image import IMAGE_NETWORKS, build_image_network
-from fedm2ct.model.start import iterative
+from fedm2ct.model.start import analytical_input, iterative, starts_kept_in
 from fedm2ct.model.ts_iradonmap import ModelSpec, TSiRadonMAP
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.geometry import (
@@ -65,6 +67,41 @@ def test_untrained_is_fbp_in_every_output(name: str, coupling: str) -> None:
     for image in (result.initial, result.shared, result.private, result.final):
         assert image is not None
         assert (image - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_iterative_images_are_kept_and_read_again_for_the_same_measurement_only(tmp_path) -> None:
+    geometry = GEOMETRIES["flat short"]
+    data, other = sinogram(geometry), sinogram(geometry) * 1.01
+    site = protocol(geometry)
+    with starts_kept_in(tmp_path):
+        first = analytical_input("sirt", data, site)
+        (kept,) = tmp_path.iterdir()
+        np.save(kept, np.load(kept) + 5)  # what is read can be told from what is computed
+        assert torch.equal(analytical_input("sirt", data, site)[:, 0], first[:, 0] + 5)
+        for changed in (
+            analytical_input("sirt", other, site),
+            analytical_input("sirt", data, replace(site, photons=site.photons / 2)),
+            analytical_input("tv", data, site),
+        ):
+            assert (changed[:, 0] - first[:, 0]).abs().max() < 2
+    assert len(list(tmp_path.iterdir())) == 4
+    assert torch.equal(analytical_input("sirt", data, site), first)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_lower_precision_is_for_training_only() -> None:
+    torch.manual_seed(0)
+    network = build_image_network("unet", 1, 4)
+    torch.nn.init.normal_(network.last.weight)  # type: ignore[union-attr, arg-type]
+    image = torch.rand(2, 1, 16, 16)
+    exact = network(image)
+    network.training_dtype = torch.bfloat16
+    rough = network(image)
+    assert 0 < (rough - exact).abs().max() < 0.1 * (exact - image).abs().max()
+    assert rough.dtype == torch.float32
+    rough.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in network.parameters())
+    assert torch.equal(network.eval()(image), exact)
 
 
 @pytest.mark.parametrize("coupling", ["cascaded", "side-by-side"])

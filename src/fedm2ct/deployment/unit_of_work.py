@@ -65,7 +65,7 @@ def describe(
     """Return what sites are told of a unit of work."""
     members = sorted(member(name, protocol) for name, protocol in protocols.items())
     known: list[dict[str, Any]] = []
-    if method == "fedm2ct" and config.fedm2ct.cross_protocol:
+    if method == "fedavg_cross" or (method == "fedm2ct" and config.fedm2ct.cross_protocol):
         known = [protocol_to_dict(unnamed(protocol)) for protocol in protocols.values()]
         known.sort(key=lambda table: json.dumps(table, sort_keys=True))
     return UnitOfWork(run, method, seed, fingerprint, members, config_for_sites(config), known)

@@ -22,6 +22,7 @@ from fedm2ct.federation.accounting import slice_epsilon, update_epsilon
 from fedm2ct.federation.compression import apply_change, change, encode, remainder
 from fedm2ct.federation.method import ClientHalf, Compression, ServerHalf, State, Upload
 from fedm2ct.federation.methods import METHODS
+from fedm2ct.federation.methods.cross_protocol_client import CrossProtocolClient
 from fedm2ct.federation.methods.setup import Halves, Setup
 from fedm2ct.federation.robust import average_by
 from fedm2ct.federation.update_noise import clip_and_noise
@@ -183,6 +184,8 @@ def protect(halves: Halves, setup: Setup) -> Halves:
     halves.server.compression = federation.compression
     if federation.compression == "none" and privacy == PrivacyConfig():
         return halves
+    if privacy.slice_noise:
+        _check_losses(halves)
     clients: dict[str, ClientHalf] = {
         name: ProtectedClient(client, _protection(setup, name, halves.trainers[name]))
         for name, client in halves.clients.items()
@@ -196,6 +199,15 @@ def _check_average(server: ServerHalf, aggregation: str) -> None:
             f"field 'federation.aggregation': {aggregation!r} stands in for the weighted average, "
             "but a method of this run averages by equations of its own (scaffold, fednova, feddyn "
             "do); set it to 'mean', or leave the method out"
+        )
+
+
+def _check_losses(halves: Halves) -> None:
+    if any(isinstance(client, CrossProtocolClient) for client in halves.clients.values()):
+        raise ConfigError(
+            "field 'privacy.slice_noise': does not cover what a method of this run trains on under "
+            "other sites' protocols; set it or 'fedm2ct.cross_protocol' to 0, and leave "
+            "fedavg_cross out"
         )
 
 

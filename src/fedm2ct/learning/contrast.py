@@ -28,7 +28,7 @@ class Representation:
 
     @property
     def of_batch(self) -> Tensor:
-        """The representations, with their gradients.
+        """The representations in float32, with their gradients.
 
         Raises
         ------
@@ -37,7 +37,7 @@ class Representation:
         """
         if self._features is None:
             raise ValueError("the image network has not seen a batch yet")
-        return self._features.mean(dim=(2, 3))
+        return self._features.float().mean(dim=(2, 3))
 
 
 @contextmanager

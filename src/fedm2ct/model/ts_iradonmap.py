@@ -94,13 +94,15 @@ class ModelSpec:
 class Reconstruction:
     """What a TS-iRadonMAP makes of a sinogram; images ``(batch, 1, row, column)``, air 0, water 1.
 
-    `private` and `shared` are None where the model has no such network.
+    `private` and `shared` are None where the model has no such network. `seen` is what the shared
+    one was given, ``(batch, 1 or 2, row, column)``.
     """
 
     initial: Tensor
     shared: Tensor | None
     private: Tensor | None
     weight: Tensor
+    seen: Tensor | None = None
 
     @property
     def final(self) -> Tensor:
@@ -238,7 +240,7 @@ class TSiRadonMAP(nn.Module):
             assert analytical is not None
             x0 = analytical[:, -1:]
         start = x0
-        shared = None
+        shared = seen = None
         if self._iterative:
             assert analytical is not None
             start = analytical[:, :1]
@@ -252,7 +254,7 @@ class TSiRadonMAP(nn.Module):
         private = None
         if self.private is not None:
             private = self.private(self._private_view(sinogram, start, x0, shared))
-        return Reconstruction(start, shared, private, self.private_weight)
+        return Reconstruction(start, shared, private, self.private_weight, seen)
 
     def _private_view(
         self, sinogram: Tensor, start: Tensor, x0: Tensor, shared: Tensor | None

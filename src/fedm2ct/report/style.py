@@ -8,6 +8,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "local": {"local": "Local only", "local_public": "Local + public"},
     "federated": {
         "fedavg": "FedAvg",
+        "fedavg_cross": "FedAvg, cross-protocol",
         "fedper": "FedPer",
         "fedprox": "FedProx",
         "fednova": "FedNova",

@@ -15,6 +15,7 @@ VARIANTS = {
     "local": {},
     "local_public": {},
     "fedavg": {},
+    "fedavg_cross": {},
     "fedper": {},
     "fedprox": {"method": {"fedprox": {"mu": 1.0}}},
     "fednova": {"training": {"local_steps": 5}},
@@ -35,6 +36,8 @@ VARIANTS = {
     "pooled": {},
     "pooled_plain": {},
     "fedm2ct": {},
+    "fedm2ct cross-protocol": {"fedm2ct": {"cross_protocol": 1.0}, "model": {"start": "tv"}},
+    "fedm2ct in bfloat16": {"training": {"precision": "bfloat16"}},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},
     "fedm2ct no exchange": {"fedm2ct": {"exchange": False}},
     "fedm2ct hybrid": {
@@ -127,3 +130,31 @@ def test_a_resumed_run_gives_the_same_bits(variant, stop_after, tmp_path, uninte
         assert set(halves.clients) == {MEMBER}
         a, b = (halves.trainers[name].model.shared for name in ("A", "B"))
         assert a is b
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_starts_from_an_iterative_image_and_trains_in_bfloat16(method, tmp_path):
+    changes = {
+        "model": {"start": "sirt"},
+        "training": {"precision": "bfloat16"},
+        "fedm2ct": {"cross_protocol": 1.0},
+    }
+    halves = METHODS[method](tiny.setup(**changes))
+    dropped = []
+
+    def on_event(event):
+        if event["event"] in ("dropped", "warning"):
+            dropped.append(event)
+
+    run_in_process(
+        halves.server,
+        halves.clients,
+        ROUNDS,
+        tmp_path,
+        seed=3,
+        resume=False,
+        fingerprint="config",
+        on_event=on_event,
+    )
+    assert dropped == []
+    assert all(trainer.best_psnr > 0 for trainer in halves.trainers.values())

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from fedm2ct.federation.methods import (
     ditto,
     fedavg,
+    fedavg_cross,
     fedct,
     feddyn,
     fedfdd,
@@ -33,6 +34,7 @@ METHODS: dict[str, Callable[[Setup], Halves]] = {
     "local": local.build,
     "local_public": local_public.build,
     "fedavg": fedavg.build,
+    "fedavg_cross": fedavg_cross.build,
     "fedper": fedper.build,
     "fedprox": fedprox.build,
     "fednova": fednova.build,

@@ -8,6 +8,10 @@ alpha found by line search.
 A site without normal-dose images trains its private part without truth, as `hybrid` says, with the
 shared network as one of its teachers; it sends nothing.
 
+With ``cross_protocol`` a site also trains the shared network on its own normal-dose images as the
+other sites' scanners would acquire them (`fedm2ct.learning.cross_protocol`): protocols travel then,
+images do not.
+
 With ``exchange = false`` each site trains the same two networks and nothing travels: the ablation
 that separates what the federation adds from what having two networks adds.
 """
@@ -16,12 +20,12 @@ from dataclasses import replace
 from functools import partial
 
 from fedm2ct.federation.method import Aggregate, ClientHalf, ServerHalf, State, Upload
+from fedm2ct.federation.methods.cross_protocol_client import CrossProtocolClient, cross_protocol
 from fedm2ct.federation.methods.local import SilentServer
 from fedm2ct.federation.methods.public import held_out, public_training
 from fedm2ct.federation.methods.setup import Halves, Setup, with_prefix, without_prefix
-from fedm2ct.federation.methods.site_client import LossOfRound, SiteClient, UnconnectedClient
+from fedm2ct.federation.methods.site_client import SiteClient, UnconnectedClient
 from fedm2ct.federation.methods.unpaired_client import unpaired_client
-from fedm2ct.learning.cross_protocol import CrossProtocol
 from fedm2ct.learning.meta_set import ContributedMetaSet, SimulatedMetaSet
 from fedm2ct.learning.metamodel import Metamodel, MetaSchedule, MetaSource
 from fedm2ct.learning.mutual import mutual_loss, ramp
@@ -107,44 +111,6 @@ def _with_public(setup: Setup, task: SiteTask) -> SiteTask:
     return task
 
 
-class CrossProtocolClient(SiteClient):
-    """A site that also trains the shared network under the other sites' protocols."""
-
-    def __init__(
-        self, trainer: SiteTrainer, loss_of_round: LossOfRound, cross: CrossProtocol, weight: float
-    ) -> None:
-        super().__init__(trainer, loss_of_round, validate_download=True, validate_training=True)
-        self.cross, self.weight = cross, weight
-
-    def train(self, round_index: int, received: State) -> float:
-        """Train for a round, with the round's acquisitions beside the site's own."""
-        slices, network = self.cross.acquire(round_index), self.trainer.model.shared
-        assert network is not None
-        self.trainer.further = lambda order: self.weight * self.cross.loss(slices, network, order)
-        try:
-            return super().train(round_index, received)
-        finally:
-            self.trainer.further = None
-
-
-def _cross_protocol(setup: Setup, spec: ModelSpec, trainer: SiteTrainer) -> CrossProtocol | None:
-    """Return what a site trains on beside its own pairs; None where there is nothing."""
-    task, config = trainer.task, setup.config
-    protocols = setup.other_protocols(task)
-    if not (config.fedm2ct.cross_protocol and task.images and protocols):
-        return None
-    return CrossProtocol(
-        task.name,
-        task.images,
-        protocols,
-        spec,
-        setup.distance,
-        config.training.batch_size,
-        setup.seed,
-        setup.device,
-    )
-
-
 def build(setup: Setup) -> Halves:
     """Build both halves."""
     model, own = setup.config.model, setup.config.fedm2ct
@@ -175,10 +141,11 @@ def build(setup: Setup) -> Halves:
             return unpaired_client(trainer, setup.config.hybrid, setup.distance, teaches)
         if not own.exchange:
             return UnconnectedClient(trainer, loss_of_round, initial)
-        cross = _cross_protocol(setup, spec, trainer)
-        if cross is not None:
-            return CrossProtocolClient(trainer, loss_of_round, cross, own.cross_protocol)
-        return SiteClient(trainer, loss_of_round, validate_download=True, validate_training=True)
+        when = {"validate_download": True, "validate_training": True}
+        cross = cross_protocol(setup, trainer) if own.cross_protocol else None
+        if cross is None:
+            return SiteClient(trainer, loss_of_round, **when)
+        return CrossProtocolClient(trainer, loss_of_round, cross, own.cross_protocol, **when)
 
     clients = {name: client(trainer) for name, trainer in trainers.items()}
     if not own.exchange:

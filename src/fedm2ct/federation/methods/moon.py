@@ -65,7 +65,8 @@ class ContrastiveClient(SiteClient):
             return seen.of_batch
 
         def total(result: Reconstruction, truth: Tensor) -> Tensor:
-            towards, away = (representation(network, result.initial) for network in others)
+            assert result.seen is not None
+            towards, away = (representation(network, result.seen) for network in others)
             contrast = model_contrast(own.of_batch, towards, away, self.options.temperature)
             return loss(result, truth) + self.options.mu * contrast
 
