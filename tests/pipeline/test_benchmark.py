@@ -10,6 +10,7 @@ from fedm2ct.federation.jobs import JobError
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.pipeline.benchmark import Benchmark
 from fedm2ct.pipeline.benchmark_scores import Costs, scores_of
+from fedm2ct.pipeline.benchmark_units import unpack
 from fedm2ct.pipeline.conventional import CONVENTIONAL
 from fedm2ct.report.benchmark_page import benchmark_page
 from fedm2ct.report.style import label
@@ -141,13 +142,74 @@ def test_the_others_go_on_when_a_method_fails(tmp_path, monkeypatch, capsys):
 def test_results_are_published_into_a_checkout(tmp_path, capsys):
     assert benchmark(tmp_path / "out", "--methods", "fbp", "--publish", tmp_path) == 1
     assert "is no checkout" in capsys.readouterr().err
-    for folder in ("benchmarks/results", "docs"):
-        (tmp_path / folder).mkdir(parents=True)
+    checkout(tmp_path)
     assert benchmark(tmp_path / "out", "--collect", "--publish", tmp_path) == 0
     data = tmp_path / "benchmarks" / "results" / "all-in-one-tiny.json"
     assert json.loads(data.read_text()) == record_of(tmp_path / "out")
     page = tmp_path / "docs" / "benchmark-all-in-one-tiny.md"
     assert page.read_text() == (tmp_path / "out" / "results.md").read_text()
+
+
+def checkout(folder):
+    for part in ("benchmarks/results", "docs"):
+        (folder / part).mkdir(parents=True)
+    return folder
+
+
+def test_units_that_were_published_are_not_run_again_elsewhere(tmp_path, monkeypatch, capsys):
+    first = checkout(tmp_path / "first")
+    assert benchmark(tmp_path / "a", "--methods", "fbp,fedavg", "--publish", first) == 0
+    units = first / "benchmarks" / "results" / "all-in-one-tiny-units.json"
+    started = []
+
+    def counted(jobs, workers, on_event):
+        started.extend(job.name for job in jobs)
+        run_jobs_here(jobs, workers, on_event)
+
+    monkeypatch.setattr("fedm2ct.pipeline.train.run_jobs", counted)
+    capsys.readouterr()
+    options = ("--methods", "fbp,fedavg,local", "--restore", units, "--publish", first)
+    assert benchmark(tmp_path / "b", *options) == 0
+    assert started == ["local/seed-0"]
+    assert "Restored: 2 finished units" in capsys.readouterr().err
+    before, after = record_of(tmp_path / "a"), record_of(tmp_path / "b")
+    for method in ("fbp", "fedavg"):
+        old, new = (r["methods"][method] for r in (before, after))
+        assert new["mean"]["psnr_db"]["mean"] == pytest.approx(old["mean"]["psnr_db"]["mean"], 1e-5)
+        assert new["costs"] == pytest.approx(old["costs"], rel=1e-5)
+    assert [place["git_commit"] for place in after["added"]] == [before["git_commit"]]
+    assert "Some units are of earlier calls" in (tmp_path / "b" / "results.md").read_text()
+    again = json.loads(units.read_text())["units"]
+    assert set(again) == {"fbp/0", "fedavg/0", "local/0"}
+
+
+def test_units_made_otherwise_do_not_count(tmp_path, two_sites):
+    place = checkout(tmp_path)
+    assert benchmark(tmp_path / "a", "--methods", "fedprox", "--publish", place) == 0
+    units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
+    other = two_sites("all-in-one", "tiny", phantoms=True).with_options({"fedprox": {"mu": 0.9}})
+    assert unpack(units, tmp_path / "b" / "run") == 1
+    assert Benchmark(other, tmp_path / "b").finished() == {}
+    assert unpack(units, tmp_path / "b" / "run") == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("{", "holds no units"),
+        ('{"format": 1, "units": {"../../x/0": {}}}', "holds no units"),
+        ('{"format": 1, "units": {"fbp/0": {"result": {}}}}', "holds no units"),
+        ('{"format": 2, "units": {}}', "another format"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_without_units_is_refused(content, why, tmp_path, capsys):
+    file = tmp_path / "units.json"
+    if content is not None:
+        file.write_text(content)
+    assert benchmark(tmp_path / "out", "--methods", "fbp", "--restore", file) == 1
+    assert why in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_finished_units_of_another_configuration_do_not_count(whole, two_sites):

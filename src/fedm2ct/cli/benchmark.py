@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 @click.option("--defaults", is_flag=True, help="Default options, nothing tuned.")
 @click.option("--collect", is_flag=True, help="Train nothing: tables of what is finished.")
 @click.option(
+    "--restore",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Also count the finished units of a published SETTING-SIZE-units.json.",
+)
+@click.option(
     "--publish",
     type=click.Path(file_okay=False, path_type=Path),
     default=None,
@@ -48,6 +54,7 @@ def command(
     tuned: Path | None,
     defaults: bool,
     collect: bool,
+    restore: Path | None,
     publish: Path | None,
     **scans: Any,  # noqa: ANN401 - options.more_scans, passed on
 ) -> None:
@@ -58,6 +65,7 @@ def command(
     """
     from fedm2ct.pipeline.benchmark import Benchmark
     from fedm2ct.pipeline.benchmark import publish as publish_record
+    from fedm2ct.pipeline.benchmark_units import unpack
     from fedm2ct.pipeline.tuned import read_tuned
 
     wanted = options.loaded_setting(setting, size, scans)
@@ -65,12 +73,14 @@ def command(
     wanted = wanted.with_options(values).chosen(options.listed(methods), _numbers(seeds))
     folder = out or Path("runs") / "benchmark" / f"{setting}-{size}"
     bench = Benchmark(wanted, folder, values, options.default_workers(workers))
+    if restore is not None:
+        click.echo(f"Restored: {unpack(restore, bench.run)} finished units", err=True)
     failures = [] if collect else _train(bench)
     record = bench.collect()
     click.echo(_table(record))
     click.echo(f"\nNumbers: {folder / 'results.json'}\nPage:    {folder / 'results.md'}")
     if publish is not None:
-        for path in publish_record(record, publish):
+        for path in publish_record(record, bench.units(), publish):
             click.echo(f"Published: {path}")
     if failures:
         raise click.ClickException("; ".join(failures))

@@ -19,6 +19,7 @@ from fedm2ct.federation.jobs import JobError
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.benchmark_scores import Costs, Results, newcomer_scores, scores_of
+from fedm2ct.pipeline.benchmark_units import origins, packed
 from fedm2ct.pipeline.machine import machine
 from fedm2ct.pipeline.manifest import git_commit, read_manifest, versions
 from fedm2ct.pipeline.newcomer import join_all, joined_scores
@@ -112,6 +113,7 @@ class Benchmark:
             "command": self.setting.command,
             "date": datetime.now(UTC).date().isoformat(),
             "git_commit": git_commit(),
+            "added": origins(self.run, finished),
             "versions": versions(),
             "machine": {**machine(), "workers": self.workers},
             "config": _without_folders(config.model_dump(mode="json", exclude=_OF_A_CALL)),
@@ -121,6 +123,15 @@ class Benchmark:
             **scores_of(results, costs, unpaired),
             "newcomer": self._newcomer(finished),
         }
+
+    def units(self) -> dict[str, Any]:
+        """Return every finished unit, for `fedm2ct.pipeline.benchmark_units.unpack`."""
+        origin = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "git_commit": git_commit(),
+            "machine": machine(),
+        }
+        return packed(self.run, self.finished(), origin)
 
     def _newcomer(self, finished: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
         """Return the scores of the site that has joined, where the setting has one."""
@@ -176,8 +187,8 @@ def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def publish(record: dict[str, Any], checkout: Path) -> tuple[Path, Path]:
-    """Write a record and its page into a checkout of the project; return both paths.
+def publish(record: dict[str, Any], units: dict[str, Any], checkout: Path) -> tuple[Path, ...]:
+    """Write a record, its units and its page into a checkout of the project; return the paths.
 
     Raises
     ------
@@ -191,4 +202,6 @@ def publish(record: dict[str, Any], checkout: Path) -> tuple[Path, Path]:
     page = checkout / "docs" / f"benchmark-{name}.md"
     write_atomically(data, json.dumps(record, indent=1).encode())
     write_atomically(page, benchmark_page(record).encode())
-    return data, page
+    every = data.with_name(f"{name}-units.json")
+    write_atomically(every, json.dumps(units, separators=(",", ":")).encode())
+    return data, every, page

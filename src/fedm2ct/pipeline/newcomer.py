@@ -29,6 +29,7 @@ from fedm2ct.files import write_atomically
 from fedm2ct.learning.seeds import generator
 from fedm2ct.learning.slices import paired
 from fedm2ct.learning.trainer import Loss, SiteTask, SiteTrainer, part_of
+from fedm2ct.model.start import starts_kept_in
 from fedm2ct.model.ts_iradonmap import TSiRadonMAP
 from fedm2ct.pipeline.assess import Reconstructor, assess
 from fedm2ct.pipeline.cohort_files import stored_cohort
@@ -118,7 +119,8 @@ def join_unit(
         data, patients = acquire_tests(tests, protocol, site.name, seed)
         for count in COUNTS:
             reconstructor = _joined(joined, slices, method, seed, shared, count)
-            _, scored = assess({"": reconstructor}, data, protocol, patients, joined.window)
+            with starts_kept_in(Path(cohort) / "starts"):
+                _, scored = assess({"": reconstructor}, data, protocol, patients, joined.window)
             scores[str(count)] = asdict(scored[""])
             on_event({"event": "note", "text": f"{site.name} joins {method} with {count} slices"})
     result = {"scores": scores, "joined": _fingerprint(parsed, site, method)}

@@ -53,10 +53,20 @@ def _about(record: Record) -> list[str]:
         f"{commit}. {config['image_size']} x {config['image_size']} pixels, "
         f"{len(config['sites'])} sites, {training['rounds']} rounds of {training['local_steps']} "
         f"steps a site, batch {training['batch_size']}.",
+        *_added(record),
         "",
         f"{n} test {patients}, {record['n_slices']} slices; no site, no meta-set and no tuning has "
         f"seen them. {caution} Sites count alike; seeds are averaged first.",
     ]
+
+
+def _added(record: Record) -> list[str]:
+    """Say where units are from that an earlier call has made."""
+    places = [
+        f"{place['date']}, {place['machine']['cpu']}, commit {(place['git_commit'] or '?')[:12]}"
+        for place in record.get("added", [])
+    ]
+    return [f"Some units are of earlier calls: {'; '.join(places)}."] if places else []
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
