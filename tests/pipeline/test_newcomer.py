@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from fedm2ct.config import ConfigError
+from fedm2ct.evaluation.metrics import FULL_RANGE_HU, psnr
+from fedm2ct.model.start import analytical_input
 from fedm2ct.pipeline import newcomer
+from fedm2ct.pipeline.assess import to_hu
 from fedm2ct.pipeline.newcomer import COUNTS, join_all, joined_config, last_shared
+from fedm2ct.pipeline.prepare import acquire_tests, read_cohort
 from fedm2ct.pipeline.settings import load_setting
 
 from ..runs import cli, run_jobs_here
@@ -53,12 +57,19 @@ def test_every_method_is_scored_with_every_number_of_slices(out):
     assert "## The site that joins" in page and "| Method | 0 | 1 | 5 | 20 |" in page
 
 
-def test_without_slices_only_a_whole_shared_network_does_more_than_fbp(out):
-    fbp = scores(out, "fbp")["0"]["psnr_db"]
+def test_without_slices_only_a_whole_shared_network_does_more_than_its_start(out, two_sites):
+    setting = two_sites("unseen", "tiny", phantoms=True)
+    cohort = read_cohort(joined_config(setting.config, setting.newcomer))
+    tests = [(cohort.scans[s.scan], s.slices) for s in cohort.split["test"]]
+    protocol = cohort.protocols["F"]
+    data, _ = acquire_tests(tests, protocol, "F", 0)
+    start = analytical_input(setting.config.model.start, data.projections, protocol)[:, :1]
+    expected = psnr(to_hu(start), to_hu(data.truth), FULL_RANGE_HU)
     for method in ("local", "fedrep"):  # fedrep keeps the last layer, which is zero at the start
-        assert scores(out, method)["0"]["psnr_db"] == pytest.approx(fbp, abs=1e-4)
+        assert scores(out, method)["0"]["psnr_db"] == pytest.approx(expected, abs=1e-4)
     for method in ("pooled", "ditto", "fedm2ct"):
-        assert np.abs(np.subtract(scores(out, method)["0"]["psnr_db"], fbp)).max() > 1e-3, method
+        found = scores(out, method)["0"]["psnr_db"]
+        assert np.abs(np.subtract(found, expected)).max() > 1e-3, method
 
 
 def test_training_changes_all_but_fbp(out):
