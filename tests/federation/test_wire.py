@@ -8,6 +8,7 @@ import torch
 
 from fedm2ct.federation.method import Upload
 from fedm2ct.federation.methods import METHODS
+from fedm2ct.federation.methods.cross_protocol_client import CrossProtocolClient
 from fedm2ct.federation.run import run_in_process
 from fedm2ct.federation.storage import load_tensors
 
@@ -40,7 +41,7 @@ MOVED = {"ditto": "private."}
 
 def planted(method):
     """Return a method's halves with canaries everywhere, and the private parameters' names."""
-    setup = tiny.setup(model={"width": 2})
+    setup = tiny.setup(model={"width": 2}, fedm2ct={"cross_protocol": 1.0})
     for task in setup.tasks:
         plant_in_images(task.train)
         plant_in_images(task.validation)
@@ -73,6 +74,11 @@ def test_no_private_tensor_and_no_image_leaves_its_site(method, tmp_path, monkey
     for task in setup.tasks:
         for data in (task.train, task.validation):
             images |= rows_of(data.truth) | rows_of(data.projections) | rows_of(data.clean)
+    crossing = [c.cross for c in halves.clients.values() if isinstance(c, CrossProtocolClient)]
+    assert len(crossing) == (2 if method in ("fedm2ct", "fedavg_cross") else 0)
+    for cross in crossing:
+        for acquired in map(cross.acquire, range(1, ROUNDS + 1)):
+            images |= rows_of(acquired.truth) | rows_of(acquired.seen)
     assert len(private) > 50 and len(images) > 50
     needles = {*spellings(VALUE), *spellings(PIXEL), *private, *images}
     assert len(sent) == 2 * len(halves.clients) * (ROUNDS + 1)

@@ -2,10 +2,11 @@
 
 With no slice, the site reconstructs with the federation's last shared network on its own FBP, or
 the image that networks start from, prompted with its own protocol where the method has a prompt;
-what a method does not share is as at the start (FBP, and networks that change nothing). With n slices it trains its own model on from
-there, alone, on its method's loss at a site; terms that pull towards a federation are left out. All
-take the same number of steps, a quarter of the training's. The slices are too few to hold any out:
-the round is chosen on those that are trained on, and on the public ones where the method has them.
+what a method does not share is as at the start (FBP, and networks that change nothing). With n
+slices it trains its own model on from there, alone, on its method's loss at a site; terms that pull
+towards a federation are left out. All take the same number of steps, a quarter of the training's.
+The slices are too few to hold any out: the round is chosen on those that are trained on, and on the
+public ones where the method has them.
 """
 
 import json
