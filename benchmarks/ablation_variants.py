@@ -57,6 +57,12 @@ def _parts(base: RunConfig) -> dict[str, Variant]:
             "FBP for the learned sinogram and back-projection", changes=analytical
         ),
         "no-prompt": _own("no prompt", prompted=False),
+        "no-cross-protocol" if base.fedm2ct.cross_protocol else "cross-protocol": _own(
+            "sites do not train under each other's protocols"
+            if base.fedm2ct.cross_protocol
+            else "sites also train the shared network under each other's protocols",
+            cross_protocol=0.0 if base.fedm2ct.cross_protocol else 1.0,
+        ),
         "consistency" if other else "no-consistency": Variant(
             "the private network also sees what the measurement leaves unexplained"
             if other
@@ -112,10 +118,11 @@ def _wiring(base: RunConfig) -> dict[str, Variant]:
     own = base.fedm2ct
     coupling = "side-by-side" if own.coupling == "cascaded" else "cascaded"
     source = "learned" if own.shared_input == "fbp" else "fbp"
-    found = {
-        coupling: _own(f"networks {coupling}", coupling=coupling),
-        f"shared-{source}": _own(f"shared network on {_IMAGES[source]}", shared_input=source),
-    }
+    found = {coupling: _own(f"networks {coupling}", coupling=coupling)}
+    if source == "fbp" or not own.cross_protocol:  # which has no other site's learned images
+        found[f"shared-{source}"] = _own(
+            f"shared network on {_IMAGES[source]}", shared_input=source
+        )
     if own.coupling == "cascaded":
         image = "initial" if own.cascade_from == "shared" else "shared"
         title = f"cascade: the private network corrects {_IMAGES[image]}"
@@ -145,6 +152,7 @@ def _rivals(base: RunConfig) -> dict[str, Variant]:
         "local-analytical": Variant("local only, FBP for the learned parts", "local", analytical),
         "local-public": Variant("local only, with the server's public scans", "local_public"),
         "fedavg": Variant("FedAvg", "fedavg"),
+        "fedavg-cross": Variant("FedAvg, prompted, with cross-protocol training", "fedavg_cross"),
         "fedper": Variant("FedPer (FedAvg, learned private projection)", "fedper"),
         "pooled": Variant("pooled and prompted (the scans in one place)", "pooled"),
     }
