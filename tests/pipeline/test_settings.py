@@ -215,3 +215,8 @@ def test_more_patients_join_the_setting(tmp_path):
 def test_records_name_no_folders_of_a_machine():
     scans = ["lung1@1/2", "/home/me/scans/p1.npz", "/home/me/scans/p2/volume.npz"]
     assert short_names(scans) == ["lung1@1/2", "scans/p1.npz", "p2/volume.npz"]
+
+
+def test_sites_without_pairs_are_scored_by_perceptual_metrics_but_not_in_tests():
+    scored = {size: load_setting("hybrid", size).config.evaluation.perceptual for size in SIZES}
+    assert scored == {"tiny": False, "small": True, "full": True}
