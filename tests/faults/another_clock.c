@@ -1,5 +1,5 @@
-/* Loaded before libc (LD_PRELOAD), gives a process another time of day: CLOCK_AHEAD_S seconds ahead.
-   Clocks that only measure how long something takes are left alone. */
+/* Loaded before libc (LD_PRELOAD), gives a process another time of day, CLOCK_AHEAD_S seconds
+   ahead. Clocks that only measure how long something takes are left alone. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>
