@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,13 @@ def cli(*arguments: object) -> int:
     return 0
 
 
-def start(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
+def start(
+    *arguments: object, variables: Mapping[str, str] | None = None, **options: Any
+) -> "subprocess.Popen[str]":
     """Start the command line in a process of its own, as a user does."""
     command = [sys.executable, "-m", "fedm2ct", *map(str, arguments)]
     source = str(Path(fedm2ct.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": source}
+    environment = {**os.environ, "PYTHONPATH": source, **(variables or {})}
     return subprocess.Popen(
         command,
         env=environment,

@@ -26,8 +26,8 @@ def storage_failure(path: Path, error: OSError) -> StorageError:
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
-            f"cannot write {path}: the disk is full; free some space and go on with --resume "
-            "(nothing that was stored before is lost)"
+            f"cannot write {path}: the disk is full; free some space and go on, with --resume "
+            "where the run has ended (nothing that was stored before is lost)"
         )
     reason = error.strerror or str(error)
     return StorageError(f"cannot write {path}: {reason}; make its folder writable")

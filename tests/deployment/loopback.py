@@ -175,7 +175,7 @@ def up(federation, sites=tuple(PROTOCOLS)):
         )
         for name in sites:
             folder = federation.site(name)
-            _join_when_it_answers(federation, folder)
+            join_when_it_answers(federation, folder)
             processes.append(start_up("site", folder.root))
         yield dict(zip(("coordinator", *sites), processes, strict=True))
     except BaseException:
@@ -189,7 +189,7 @@ def up(federation, sites=tuple(PROTOCOLS)):
         wait_until(lambda: not any(map(is_alive, running)), 20, f"left behind: {running}")
 
 
-def _join_when_it_answers(federation, folder):
+def join_when_it_answers(federation, folder):
     wait_until(
         lambda: cli("site", "join", folder.root, federation.coordinator.invitation) == 0,
         60,

@@ -4,18 +4,12 @@ Minutes each: Flower takes a node for gone when it has not heard of it for a min
 ``make faults``.
 """
 
-import contextlib
-import os
-import signal
-
 import pytest
 
-from fedm2ct.deployment.processes import read_status
-from fedm2ct.federation.runlog import RunLog
 from fedm2ct.pipeline.prepare import read_cohort
-from fedm2ct.pipeline.unit import train, unit_folder
+from fedm2ct.pipeline.unit import train
 
-from ..deployment.loopback import made, pids, start_up, up, wait_until
+from ..deployment.loopback import made, pids, start_up, up
 from ..deployment.test_deployment import (
     METHOD,
     SEED,
@@ -23,14 +17,13 @@ from ..deployment.test_deployment import (
     config_in_one_place,
     shared_after,
 )
-from ..runs import start
+from .deployed import ROUNDS, STEPS, kill, pid_of, running, started_again
 
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning"),
 ]
-ROUNDS, STEPS = 4, 200
 
 
 @pytest.fixture(scope="module")
@@ -43,59 +36,13 @@ def undisturbed(patients, tmp_path_factory, one_thread):
     return shared_after(root / "unit", ROUNDS)
 
 
-class Run:
-    """``fedm2ct coordinator train`` in a process of its own."""
-
-    def __init__(self, federation, out):
-        self.federation, self.out = federation, out
-        self.toml = federation.write_federation(METHOD, ROUNDS, STEPS)
-        self.unit = unit_folder(out, METHOD, SEED)
-        self.process = None
-
-    def start(self, *options):
-        folder = self.federation.coordinator.root
-        self.process = start("coordinator", "train", folder, self.toml, "--out", self.out, *options)
-
-    def events(self, kind="round"):
-        return [e for e in RunLog(self.unit / "metrics.jsonl").read() if e["event"] == kind]
-
-    def wait_for_round(self, number):
-        def reached():
-            if self.process.poll() is not None:
-                raise AssertionError(self.process.communicate()[1])
-            return any(e["round"] == number and e["site"] == "server" for e in self.events())
-
-        wait_until(reached, 300, f"round {number} was not reached")
-
-    def end(self):
-        _, said = self.process.communicate(timeout=600)
-        assert self.process.returncode == 0, said
-        return said
-
-
 @pytest.fixture
 def run(patients, tmp_path):
     """A deployment that is up, with a run that has done its first round."""
     federation = made(tmp_path, patients)
-    with up(federation) as processes:
-        made_run = Run(federation, tmp_path / "run")
-        made_run.processes = processes
-        made_run.start()
+    with up(federation) as processes, running(federation, processes, tmp_path / "run") as made_run:
         made_run.wait_for_round(1)
         yield made_run
-        if made_run.process.poll() is None:
-            made_run.process.kill()
-            made_run.process.communicate()
-
-
-def kill(*numbers):
-    for number in numbers:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
-
-
-def pid_of(folder, name):
-    return read_status(folder.state / "services.json")["services"][name]["pid"]
 
 
 def kill_all(process, folder):
@@ -110,8 +57,7 @@ def assert_site_missed_at_most_one_round(run, name):
     failed = run.events("failed")
     assert {e["site"] for e in failed} <= {name}
     assert len(failed) <= 1, failed
-    rounds = {e["round"] for e in run.events() if e["site"] == name}
-    assert ROUNDS in rounds
+    assert ROUNDS in run.rounds_of(name)
 
 
 def test_a_killed_coordinator_is_resumed_from_its_checkpoint(run, undisturbed):
@@ -166,12 +112,7 @@ def test_a_killed_node_costs_its_site_a_round(run):
 def test_a_killed_site_comes_back_with_its_private_part(run):
     folder = run.federation.site("A")
     kill_all(run.processes["A"], folder)
-    again = start_up("site", folder.root)
-    try:
+    with started_again("site", folder):
         run.end()
         assert_site_missed_at_most_one_round(run, "A")
-        (own,) = folder.runs.glob(f"*/{METHOD}/seed-{SEED}/sites/A")
-        assert (own / f"private-{ROUNDS:04d}.safetensors").exists()
-    finally:
-        again.terminate()
-        again.wait(60)
+        assert (run.own_folder("A") / f"private-{ROUNDS:04d}.safetensors").exists()

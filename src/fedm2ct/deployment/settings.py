@@ -36,7 +36,8 @@ class CoordinatorSettings(_Settings):
     wait_for_sites_s
         How long a run waits for sites that are not connected, in seconds.
     round_timeout_s
-        Longest wait for a round's replies, in seconds.
+        Longest wait for a round's replies, in seconds. A site that has just gone is waited for no
+        longer than that, and 90 s at most.
     minimum_sites
         Fewest connected sites to begin a run with.
     """

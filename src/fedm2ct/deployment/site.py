@@ -1,11 +1,13 @@
 """A site: its folder, joining a federation, and the services that run from it."""
 
+import http.client
 import os
-import socket
 import ssl
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from fedm2ct.deployment import certificates
@@ -23,6 +25,11 @@ from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+# What flwr 1.41 bears of the time that a site's call is signed with: 5 s ahead, 305 s behind.
+_LONGEST_AHEAD_S = 5.0
+_LONGEST_BEHIND_S = 300.0
+_OUT_OF_DATE = (9, 10)  # OpenSSL's numbers for "not yet valid" and "has expired"
+_SET_CLOCKS = "let both machines set their clocks by NTP (timedatectl set-ntp true)"
 _SETTINGS = """\
 # Written by `fedm2ct site init`. Scans, protocol and all that is trained on them stay here.
 name = "{name}"
@@ -78,33 +85,65 @@ def join(folder: SiteFolder, invitation: Path) -> str:
 
 
 def check_connection(folder: SiteFolder, timeout_s: float = 10.0) -> None:
-    """See whether the coordinator answers, and is the one of the invitation.
+    """See whether the coordinator answers, is the one of the invitation, and has the same time.
 
     Raises
     ------
     FedM2CTError
-        If it does not answer, or its certificate is not the invitation's authority's.
+        If it does not answer, its certificate is not the invitation's authority's, or it would
+        refuse this site's calls for the time that they are signed with.
     """
     address = folder.joined().coordinator
     host, _, port = address.rpartition(":")
-    host = host.strip("[]")
     context = ssl.create_default_context(cafile=str(folder.authority))
+    connection = http.client.HTTPSConnection(
+        host.strip("[]"), int(port), timeout=timeout_s, context=context
+    )
     try:
-        with (
-            socket.create_connection((host, int(port)), timeout_s) as plain,
-            context.wrap_socket(plain, server_hostname=host),
-        ):
-            return
+        connection.request("HEAD", "/")
+        date = connection.getresponse().getheader("Date")
     except ssl.SSLCertVerificationError as error:
-        raise FedM2CTError(
-            f"{address}: its certificate is not vouched for by the invitation's authority "
-            f"({error.verify_message}); do not connect, ask the coordinator"
-        ) from None
-    except OSError as error:
+        raise FedM2CTError(f"{address}: {_why_not_vouched_for(error)}") from None
+    except (OSError, http.client.HTTPException) as error:
         raise FedM2CTError(
             f"{address}: does not answer ({error}); is the coordinator up, and may this machine "
             "connect to that port?"
         ) from None
+    finally:
+        connection.close()
+    _check_clock(address, date)
+
+
+def _why_not_vouched_for(error: ssl.SSLCertVerificationError) -> str:
+    if error.verify_code in _OUT_OF_DATE:
+        return (
+            f"its certificate is not valid at this machine's time, {_now():%Y-%m-%d %H:%M} UTC "
+            f"({error.verify_message}); {_SET_CLOCKS}, or ask the coordinator to renew it"
+        )
+    return (
+        "its certificate is not vouched for by the invitation's authority "
+        f"({error.verify_message}); do not connect, ask the coordinator"
+    )
+
+
+def _check_clock(address: str, date: str | None) -> None:
+    """Compare this machine's time with that of an answer, which is rounded down to a second."""
+    try:
+        ahead_s = (_now() - parsedate_to_datetime(date or "")).total_seconds()
+    except (TypeError, ValueError):
+        return  # a proxy that tells no time
+    if -_LONGEST_BEHIND_S < ahead_s < _LONGEST_AHEAD_S + 1:
+        return
+    where = "ahead of" if ahead_s > 0 else "behind"
+    raise FedM2CTError(
+        f"{address}: this machine's clock is {abs(ahead_s):.0f} s {where} the coordinator's, which "
+        f"refuses calls from more than {_LONGEST_AHEAD_S:.0f} s ahead or {_LONGEST_BEHIND_S:.0f} s "
+        f"behind; {_SET_CLOCKS} and join again"
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def services(folder: SiteFolder, settings: SiteSettings) -> list[Service]:

@@ -4,6 +4,7 @@ Started by ``fedm2ct site up``. It imports everything and reads the site's scans
 one message after the other.
 """
 
+import contextlib
 import os
 import sys
 import traceback
@@ -35,17 +36,30 @@ def work(root: Path) -> None:
         lambda error: note_failure(folder, error),
         message_timeout_s=settings.message_timeout_s,
     )
-    with stopped_by_signals() as stop, warnings_to(lambda text: print(text, flush=True)):
+    with stopped_by_signals() as stop, warnings_to(_say):
         worker.run(stop)
 
 
 def note_failure(folder: SiteFolder, error: Exception) -> None:
-    """Write an exception to the site's own log: its text may tell of patients."""
+    """Write an exception to the site's own logs: its text may tell of patients.
+
+    A disk that is too full for that must not end the worker.
+    """
     when = datetime.now(UTC).isoformat(timespec="seconds")
+    _say(f"{when} {type(error).__name__}: {error}")
     text = f"--- {when}\n{''.join(traceback.format_exception(error))}"
     path = folder.logs / "errors.log"
-    with open(path, "a", encoding="utf-8", opener=lambda p, f: os.open(p, f, 0o600)) as stream:
+    with (
+        contextlib.suppress(OSError),
+        open(path, "a", encoding="utf-8", opener=lambda p, f: os.open(p, f, 0o600)) as stream,
+    ):
         stream.write(text)
+
+
+def _say(text: str) -> None:
+    """Write a line to ``worker.log``, if there is room for it."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -166,6 +166,11 @@ def _ask(call: Callable[[Request], Answer], request: Request) -> Answer:
     try:
         return call(request)
     except httpx.HTTPStatusError as error:
+        if error.response.is_server_error:
+            raise FedM2CTError(
+                "the coordinator's SuperLink cannot work; logs/superlink.log in the coordinator's "
+                "folder says why: if its disk is full, free some space and go on with --resume"
+            ) from None
         raise FedM2CTError(
             f"the coordinator's SuperLink refused a call ({error.response.text[:300]})"
         ) from None
