@@ -50,6 +50,7 @@ batch_size = 2
 
 [fedm2ct]
 meta_steps = 2
+cross_protocol = 1.0
 """
 
 _SITE = """

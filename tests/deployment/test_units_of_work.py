@@ -67,22 +67,23 @@ def test_sites_are_told_nothing_of_scans_or_of_each_other(unit, patients):
 
 @pytest.mark.parametrize("method", ["fedm2ct", "fedavg_cross", "fedper"])
 def test_protocols_are_told_without_names_and_only_where_they_are_simulated(config, method):
-    own = config.fedm2ct.model_copy(update={"cross_protocol": 1.0})
     cohort = coordinator_cohort(config)
-    changed = config.model_copy(update={"fedm2ct": own})
-    told = describe("tiny-1", changed, cohort.protocols, method, 4, "f")
+    told = describe("tiny-1", config, cohort.protocols, method, 4, "f")
     found = [protocol_from_dict(table) for table in told.protocols]
     expected = [] if method == "fedper" else [unnamed(p) for p in cohort.protocols.values()]
     assert sorted(map(str, found)) == sorted(map(str, expected))
     for secret in ('"A"', '"B"', "demo-sparse", "demo-parallel"):
         assert secret not in told.to_json()
+    without = config.fedm2ct.model_copy(update={"cross_protocol": 0.0})
+    plain = config.model_copy(update={"fedm2ct": without})
+    assert method == "fedavg_cross" or not (
+        describe("tiny-1", plain, cohort.protocols, method, 4, "f").protocols
+    )
 
 
 def test_a_site_trains_under_the_protocols_that_it_is_told(config, host):
-    own = config.fedm2ct.model_copy(update={"cross_protocol": 1.0})
-    changed = config.model_copy(update={"fedm2ct": own})
     protocols = coordinator_cohort(config).protocols
-    told = describe("tiny-1", changed, protocols, "fedm2ct", 4, "f")
+    told = describe("tiny-1", config, protocols, "fedm2ct", 4, "f")
     client = host().find(context(told))._client
     assert client.cross.protocols == [unnamed(protocols["B"])]
 

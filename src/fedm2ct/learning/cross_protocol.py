@@ -26,7 +26,17 @@ from fedm2ct.physics.protocols import Protocol
 
 @dataclass(frozen=True)
 class CrossSlices:
-    """Slices under other sites' protocols: what the shared network sees, truth and conditions."""
+    """Slices of a site under other sites' protocols, in relative attenuation.
+
+    Attributes
+    ----------
+    seen
+        What the shared network sees, shape ``(n, 1 or 2, row, column)``.
+    truth
+        Normal-dose images, shape ``(n, 1, row, column)``.
+    conditions
+        The protocols' condition vectors, shape ``(n, features)``.
+    """
 
     seen: Tensor
     truth: Tensor
