@@ -14,7 +14,15 @@ PAGE, RESULTS = HERE.parent / "docs" / "privacy.md", HERE / "results"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
+    """Return a Markdown table.
+
+    Raises
+    ------
+    ValueError
+        When a row has another length than the header.
+    """
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError(f"a row of the table has not {len(header)} cells")
     cells = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in cells)
 
@@ -59,6 +67,7 @@ def compression(record: dict[str, Any]) -> str:
     ]
     header = [
         "Method",
+        "Rounds x steps",
         "Compression",
         "kB up",
         "of none",
