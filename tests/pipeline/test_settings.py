@@ -208,7 +208,8 @@ def test_more_patients_join_the_setting(tmp_path):
     assert more.config.test.scans == [*own.config.test.scans, *added]
     assert more.config.sites[0].scans == [*own.config.sites[0].scans, str(folder / "e")]
     assert more.config.sites[1].scans == own.config.sites[1].scans
-    assert more.command == "fedm2ct benchmark all-in-one --size tiny --scans DIR"
+    given = "--scans DIR --validation-patients 1 --test-patients 2"
+    assert more.command == f"fedm2ct benchmark all-in-one --size tiny {given}"
     assert own.command == "fedm2ct benchmark all-in-one --size tiny"
 
 

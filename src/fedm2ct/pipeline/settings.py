@@ -49,8 +49,8 @@ class Setting:
         The patients that tuning is scored on; none of them is in `config`.
     newcomer
         The site that joins after the training; None where there is none.
-    more_scans
-        Whether patients of a folder were added.
+    added
+        How patients of a folder were added, as options of the command line; empty where none were.
     """
 
     name: str
@@ -59,13 +59,12 @@ class Setting:
     config: RunConfig
     validation: ScansConfig
     newcomer: SiteConfig | None
-    more_scans: bool = False
+    added: str = ""
 
     @property
     def command(self) -> str:
         """The command that runs it."""
-        scans = " --scans DIR" if self.more_scans else ""
-        return f"fedm2ct benchmark {self.name} --size {self.size}{scans}"
+        return f"fedm2ct benchmark {self.name} --size {self.size}{self.added}"
 
     def chosen(self, methods: Sequence[str] | None, seeds: Sequence[int] | None) -> "Setting":
         """Return the setting with some methods and seeds; None: as they are.
@@ -151,7 +150,9 @@ def load_setting(
     whole = {"name": f"{name}-{size}", "methods": list(ALL_METHODS), **data, **measures}
     config = parse_config(whole, f"setting {name!r}")
     joining = SiteConfig(**newcomer) if newcomer else None
-    return Setting(name, size, title, config, validation, joining, scans is not None)
+    numbers = "".join(f" --{role}-patients {number}" for role, number in (roles or {}).items())
+    added = "" if scans is None else f" --scans DIR{numbers}"
+    return Setting(name, size, title, config, validation, joining, added)
 
 
 def resolved_protocol(
