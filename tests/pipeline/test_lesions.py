@@ -69,3 +69,14 @@ def test_lesions_that_find_no_room_are_refused(planted, capsys):
     assert cli("lesions", planted, "--diameter", 300) == 1
     assert "has room in soft tissue for a lesion of 300 mm" in capsys.readouterr().err
     assert cli("lesions", planted, "--contrast", 0) == 2
+
+
+def test_some_methods_alone_leave_the_report(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    report = (run / "report.html").read_bytes()
+    assert cli("lesions", run, *OPTIONS, "--methods", "fbp,local") == 0
+    assert json.loads((run / "lesions.json").read_text())["methods"].keys() == {"fbp", "local"}
+    assert (run / "report.html").read_bytes() == report
+    assert cli("lesions", run, "--methods", "fedavg") == 1
+    assert "fedavg with seed 0 is not finished" in capsys.readouterr().err

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from fedm2ct.cli import options
+
 
 @click.command("lesions", epilog="Example: fedm2ct lesions runs/demo --diameter 10 --contrast -40")
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
@@ -22,12 +24,17 @@ import click
     help="Contrast in HU, not 0; repeatable.  [default: -40 and 40]",
 )
 @click.option("--seed", type=int, default=None, help="Which seed's models.  [default: the first]")
+@click.option("--methods", help="Only these, separated by commas; no report.  [default: all]")
 def command(
-    run: Path, diameters: tuple[float, ...], contrasts: tuple[float, ...], seed: int | None
+    run: Path,
+    diameters: tuple[float, ...],
+    contrasts: tuple[float, ...],
+    seed: int | None,
+    methods: str | None,
 ) -> None:
     """Plant low-contrast discs into a run's test slices and measure what is left of them.
 
-    Writes lesions.json into the run's folder and the report anew.
+    Writes lesions.json into the run's folder and, for all methods, the report anew.
     """
     from fedm2ct.cli.progress import StepProgress
     from fedm2ct.cli.table import lesion_table
@@ -43,8 +50,11 @@ def command(
             diameters_mm=diameters or DIAMETERS_MM,
             contrasts_hu=contrasts or CONTRASTS_HU,
             seed=seed,
+            methods=options.listed(methods),
             progress=progress,
         )
-    conclude(config_of(run), run, read_manifest(run))
     click.echo(lesion_table(result))
-    click.echo(f"\nNumbers: {run / 'lesions.json'}\nReport:  {run / 'report.html'}")
+    click.echo(f"\nNumbers: {run / 'lesions.json'}")
+    if methods is None:
+        conclude(config_of(run), run, read_manifest(run))
+        click.echo(f"Report:  {run / 'report.html'}")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import count, product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from fedm2ct.data.simulate import PairedData
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.evaluation.lesions import SOFT_TISSUE_HU, places_mm, probe, recovered, ring_mm
 from fedm2ct.files import write_atomically
+from fedm2ct.model.start import starts_kept_in
 from fedm2ct.physics.protocols import Protocol, protocol_from_dict
 from fedm2ct.pipeline.assess import HuArray, Reconstructor, reconstruct, to_hu
 from fedm2ct.pipeline.fingerprints import test_fingerprint
@@ -46,6 +48,7 @@ def lesion_test(
     diameters_mm: Sequence[float] = DIAMETERS_MM,
     contrasts_hu: Sequence[float] = CONTRASTS_HU,
     seed: int | None = None,
+    methods: Sequence[str] | None = None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Plant lesions into every test slice at every site, reconstruct, and write ``lesions.json``.
@@ -60,24 +63,27 @@ def lesion_test(
         The lesions.
     seed
         The seed whose noise and models are used; None: the run's first.
+    methods
+        Which methods; None: all of the run.
     progress
         Takes the number of reconstructions done, their total, and what is at work.
 
     Raises
     ------
     FedM2CTError
-        When the run is not finished, a test scan is not what it was, or no slice has room.
+        When a method is not finished, a test scan is not what it was, or no slice has room.
     """
     config, manifest = config_of(run), read_manifest(run)
     seed = chosen_seed(config, seed)
-    for method in config.methods:
+    methods = config.methods if methods is None else methods
+    for method in methods:
         read_result(run, method, seed)
     protocols = {n: protocol_from_dict(p) for n, p in manifest["protocols"].items()}
     kinds = list(product(diameters_mm, contrasts_hu))
     tests = _test_slices(manifest)
     sites: dict[str, Any] = {}
-    scores: dict[str, dict[str, Any]] = {method: {} for method in config.methods}
-    steps, total = count(1), len(protocols) * len(config.methods)
+    scores: dict[str, dict[str, Any]] = {method: {} for method in methods}
+    steps, total = count(1), len(protocols) * len(methods)
     for site, protocol in protocols.items():
         data, patients = acquire_tests(tests, protocol, site, seed)
         lesions = choose_lesions(to_hu(data.truth), protocol, kinds)
@@ -88,11 +94,12 @@ def lesion_test(
             )
         sites[site] = _described(lesions, patients, protocol)
         planted = plant(data, lesions, protocol)
-        for method in config.methods:
-            reconstructor = reconstructors_of(protocols, run, method, seed, site)[""]
-            values = contrasts(reconstructor, data, planted, lesions, protocol)
-            scores[method][site] = _of_site(lesions, values)
-            progress(next(steps), total, f"site {site}, {method}")
+        with TemporaryDirectory() as folder, starts_kept_in(Path(folder)):
+            for method in methods:
+                reconstructor = reconstructors_of(protocols, run, method, seed, site)[""]
+                values = contrasts(reconstructor, data, planted, lesions, protocol)
+                scores[method][site] = _of_site(lesions, values)
+                progress(next(steps), total, f"site {site}, {method}")
     result = {
         "methods": {method: _of_method(table) for method, table in scores.items()},
         "sites": sites,
