@@ -79,4 +79,4 @@ def test_some_methods_alone_leave_the_report(finished, tmp_path, capsys):
     assert json.loads((run / "lesions.json").read_text())["methods"].keys() == {"fbp", "local"}
     assert (run / "report.html").read_bytes() == report
     assert cli("lesions", run, "--methods", "fedavg") == 1
-    assert "fedavg with seed 0 is not finished" in capsys.readouterr().err
+    assert "fedavg with seed 4 is not finished" in capsys.readouterr().err
