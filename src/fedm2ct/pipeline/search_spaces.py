@@ -46,6 +46,7 @@ NOT_TUNED = {
         "alpha",
         "public_validation",
         "exchange",
+        "cross_protocol",
     ),
 }
 """Options without a range: switches, and what would buy a method more work."""

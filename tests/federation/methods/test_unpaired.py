@@ -75,7 +75,7 @@ def test_no_truth_of_the_site_can_be_reached(method):
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"local", "local_public"}))
 def test_the_others_learn_as_if_the_site_were_not_there(method, tmp_path):
     """Where only what is averaged counts; the protocol is known to the server in any case."""
-    if method in ("fedm2ct", "sc3fl", "scanphysfed", "pooled", "pooled_plain"):
+    if method in ("fedm2ct", "fedavg_cross", "sc3fl", "scanphysfed", "pooled", "pooled_plain"):
         pytest.skip("its server or its sites know the other's protocol")
     if method == "fednova":
         pytest.skip("its number of steps is shared out")
