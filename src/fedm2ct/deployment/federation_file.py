@@ -6,13 +6,13 @@ coordinator's public scans, and of the other sites nothing.
 """
 
 import hashlib
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from fedm2ct.config import ConfigError, RunConfig, SiteConfig, parse_config
-from fedm2ct.physics.protocols import Protocol, protocol_to_dict
+from fedm2ct.physics.protocol_files import protocol_text
+from fedm2ct.physics.protocols import Protocol
 from fedm2ct.pipeline.conventional import CONVENTIONAL
 
 ELSEWHERE = "at-the-site"
@@ -74,8 +74,7 @@ def _refuse_what_needs_scans(config: RunConfig, path: Path) -> None:
 
 def protocol_hash(protocol: Protocol) -> str:
     """Return a hash of a protocol: coordinator and site must mean the same one."""
-    text = json.dumps(protocol_to_dict(protocol), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(protocol_text(protocol).encode()).hexdigest()
 
 
 def config_for_sites(config: RunConfig) -> dict[str, Any]:

@@ -65,7 +65,6 @@ def _federate(folder: CoordinatorFolder, job: dict[str, Any], grid: "Grid", log:
         Patience(
             round_s=settings.round_timeout_s,
             begin_s=settings.wait_for_sites_s,
-            return_s=min(Patience.return_s, settings.round_timeout_s),
             minimum_sites=settings.minimum_sites,
         ),
         on_reply=lambda site, traffic: log.append(

@@ -10,7 +10,8 @@ from typing import Any
 from fedm2ct.config import RunConfig
 from fedm2ct.deployment.federation_file import config_for_sites, protocol_hash
 from fedm2ct.errors import FedM2CTError
-from fedm2ct.physics.protocol_files import unnamed
+from fedm2ct.federation.methods.cross_protocol_client import simulates_protocols
+from fedm2ct.physics.protocol_files import protocol_text, unnamed
 from fedm2ct.physics.protocols import Protocol, protocol_to_dict
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
@@ -64,10 +65,8 @@ def describe(
 ) -> UnitOfWork:
     """Return what sites are told of a unit of work."""
     members = sorted(member(name, protocol) for name, protocol in protocols.items())
-    known: list[dict[str, Any]] = []
-    if method == "fedavg_cross" or (method == "fedm2ct" and config.fedm2ct.cross_protocol):
-        known = [protocol_to_dict(unnamed(protocol)) for protocol in protocols.values()]
-        known.sort(key=lambda table: json.dumps(table, sort_keys=True))
+    told = protocols.values() if simulates_protocols(method, config) else ()
+    known = [protocol_to_dict(p) for p in sorted(map(unnamed, told), key=protocol_text)]
     return UnitOfWork(run, method, seed, fingerprint, members, config_for_sites(config), known)
 
 

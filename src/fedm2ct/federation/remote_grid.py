@@ -37,7 +37,7 @@ class Patience:
         For all sites to be connected before the first round.
     return_s
         For a site that took part in the round before and is not connected now: Flower refuses a
-        crashed node for about a minute.
+        crashed node for about a minute. No longer than for a round's replies.
     minimum_sites
         Fewest connected sites to begin with.
     """
@@ -129,7 +129,8 @@ class RemoteGrid(SitesGrid):
             return []
         started = time.monotonic()
         self.traffic = {}
-        online = self._await(self._expected & set(wanted), self._patience.return_s) & set(wanted)
+        patience = min(self._patience.return_s, self._patience.round_s)
+        online = self._await(self._expected & set(wanted), patience) & set(wanted)
         self._take_late_answers()
         busy = set(self._late.values())
         replies = [

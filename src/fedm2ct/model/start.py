@@ -1,13 +1,12 @@
 """The image that the networks of a TS-iRadonMAP start from, where it is not FBP.
 
 An iterative reconstruction agrees with the measurement by its statistics, which no network that
-sees FBP alone has learned from a few patients. Here it is not tuned: one setting for all sites,
-stopped early; what it leaves, in noise and in contrast, is for the networks to correct.
+sees FBP alone has learned from a few patients. Here it is not tuned: one setting for all sites;
+what it leaves, in noise and in contrast, is for the networks to correct.
 """
 
 import hashlib
 import io
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,7 +22,8 @@ from fedm2ct.files import write_atomically
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.iterative import sirt
 from fedm2ct.physics.operators import Projector
-from fedm2ct.physics.protocols import Protocol, protocol_to_dict
+from fedm2ct.physics.protocol_files import protocol_text
+from fedm2ct.physics.protocols import Protocol
 from fedm2ct.physics.total_variation import statistical_total_variation
 
 Start = Literal["fbp", "sirt", "tv"]
@@ -87,10 +87,17 @@ def analytical_input(start: Start, sinogram: Tensor, protocol: Protocol) -> Tens
     image = fbp(sinogram, protocol.geometry, protocol.grid)
     if start == "fbp":
         return image
-    begun = _kept(start, sinogram, protocol)
-    if begun is None:
+    folder = _folder.get()
+    if folder is None:
+        return torch.cat([iterative(start, sinogram, image, protocol), image], 1)
+    path = folder / f"{_name(start, sinogram, protocol)}.npy"
+    if path.exists():
+        begun = torch.from_numpy(np.load(path, allow_pickle=False)).to(image)
+    else:
         begun = iterative(start, sinogram, image, protocol)
-        _keep(start, sinogram, protocol, begun)
+        buffer = io.BytesIO()
+        np.save(buffer, begun.detach().cpu().numpy(), allow_pickle=False)
+        write_atomically(path, buffer.getvalue())
     return torch.cat([begun, image], 1)
 
 
@@ -113,30 +120,12 @@ def starts_kept_in(folder: Path | None) -> Iterator[None]:
 _folder: ContextVar[Path | None] = ContextVar("folder of iterative images", default=None)
 
 
-def _place(start: Start, sinogram: Tensor, protocol: Protocol) -> Path | None:
-    """Return the file of an image: named by all that it depends on."""
-    folder = _folder.get()
-    if folder is None:
-        return None
+def _name(start: Start, sinogram: Tensor, protocol: Protocol) -> str:
+    """Return a hash of all that an iterative image depends on."""
     settings = (start, SIRT_ITERATIONS, TV_ITERATIONS, TV_STRENGTH, tuple(sinogram.shape))
-    described = json.dumps([settings, protocol_to_dict(protocol)], sort_keys=True)
-    values = sinogram.detach().cpu().contiguous().numpy().tobytes()
-    return folder / f"{hashlib.sha256(described.encode() + values).hexdigest()}.npy"
-
-
-def _kept(start: Start, sinogram: Tensor, protocol: Protocol) -> Tensor | None:
-    path = _place(start, sinogram, protocol)
-    if path is None or not path.exists():
-        return None
-    return torch.from_numpy(np.load(path, allow_pickle=False)).to(sinogram.device)
-
-
-def _keep(start: Start, sinogram: Tensor, protocol: Protocol, image: Tensor) -> None:
-    path = _place(start, sinogram, protocol)
-    if path is not None:
-        buffer = io.BytesIO()
-        np.save(buffer, image.detach().cpu().numpy(), allow_pickle=False)
-        write_atomically(path, buffer.getvalue())
+    digest = hashlib.sha256(f"{settings} {protocol_text(protocol)}".encode())
+    digest.update(sinogram.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=16)

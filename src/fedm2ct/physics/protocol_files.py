@@ -1,6 +1,7 @@
 """Protocols as plain dictionaries, for TOML and JSON files: angles in degrees, lengths in mm."""
 
 import difflib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -218,6 +219,11 @@ def protocol_to_dict(protocol: Protocol) -> dict[str, Any]:
             d[field] = value
     d["source"] = protocol.source
     return d
+
+
+def protocol_text(protocol: Protocol) -> str:
+    """Return a protocol as one text: equal protocols have equal texts, to hash or to sort by."""
+    return json.dumps(protocol_to_dict(protocol), sort_keys=True)
 
 
 def unnamed(protocol: Protocol) -> Protocol:

@@ -136,14 +136,14 @@ def site_tasks(cohort: Cohort, seed: int) -> list[SiteTask]:
     tasks = []
     for site, protocol in cohort.protocols.items():
         train = [(cohort.scans[s.scan], s.slices) for s in cohort.split[site]]
-        images = () if site in cohort.unpaired else train
         data: tuple[Measurements, Measurements] = (
             acquire(train, protocol, generator(seed, site, "training noise")),
             acquire_validation(cohort, site, seed),
         )
         if site in cohort.unpaired:
+            train = []
             data = (Measurements(data[0].projections), Measurements(data[1].projections))
-        tasks.append(SiteTask(site, protocol, *data, images=images))
+        tasks.append(SiteTask(site, protocol, *data, images=train))
     return tasks
 
 

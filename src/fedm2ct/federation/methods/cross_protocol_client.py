@@ -1,5 +1,6 @@
 """A site that also trains the shared network under the other sites' protocols."""
 
+from fedm2ct.config import RunConfig
 from fedm2ct.federation.method import State
 from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.federation.methods.site_client import LossOfRound, SiteClient
@@ -49,15 +50,29 @@ class CrossProtocolClient(SiteClient):
             self.trainer.further = None
 
 
-def cross_protocol(setup: Setup, trainer: SiteTrainer) -> CrossProtocol | None:
-    """Return what a site can train on beside its own pairs.
+def simulates_protocols(method: str, config: RunConfig) -> bool:
+    """Return whether a method's sites must know each other's protocols to simulate them."""
+    return method == "fedavg_cross" or (method == "fedm2ct" and config.fedm2ct.cross_protocol > 0)
 
-    None where it has no normal-dose images of its own or knows no other protocol.
+
+def crossing_client(
+    setup: Setup,
+    trainer: SiteTrainer,
+    loss_of_round: LossOfRound,
+    weight: float,
+    *,
+    validate_training: bool,
+) -> SiteClient:
+    """Return a site's client, which trains under other protocols where it can.
+
+    It cannot with a `weight` of 0, without normal-dose images of its own, or where it knows no
+    other protocol; then it is a plain `SiteClient`. Either validates each download.
     """
     task, protocols = trainer.task, setup.other_protocols(trainer.task)
-    if not (task.images and protocols):
-        return None
-    return CrossProtocol(
+    when = {"validate_download": True, "validate_training": validate_training}
+    if not (weight and task.images and protocols):
+        return SiteClient(trainer, loss_of_round, **when)
+    cross = CrossProtocol(
         task.name,
         task.images,
         protocols,
@@ -67,3 +82,4 @@ def cross_protocol(setup: Setup, trainer: SiteTrainer) -> CrossProtocol | None:
         setup.seed,
         setup.device,
     )
+    return CrossProtocolClient(trainer, loss_of_round, cross, weight, **when)

@@ -8,7 +8,7 @@ Shared: the prompted image network, on plain FBP. Kept: nothing.
 
 from dataclasses import replace
 
-from fedm2ct.federation.methods.cross_protocol_client import CrossProtocolClient, cross_protocol
+from fedm2ct.federation.methods.cross_protocol_client import crossing_client
 from fedm2ct.federation.methods.fedavg import AveragingServer, image_network
 from fedm2ct.federation.methods.setup import Halves, Setup, federate
 from fedm2ct.federation.methods.site_client import SiteClient
@@ -22,12 +22,8 @@ def build(setup: Setup) -> Halves:
     """Build both halves."""
     spec = replace(image_network(setup, learn_projection=False), prompted=True, shared_input="fbp")
     loss = supervised_loss(setup.distance)
-    when = {"validate_download": True, "validate_training": False}
 
     def client(trainer: SiteTrainer) -> SiteClient:
-        cross = cross_protocol(setup, trainer)
-        if cross is None:
-            return SiteClient(trainer, lambda _: loss, **when)
-        return CrossProtocolClient(trainer, lambda _: loss, cross, WEIGHT, **when)
+        return crossing_client(setup, trainer, lambda _: loss, WEIGHT, validate_training=False)
 
     return federate(setup, spec, client, AveragingServer)

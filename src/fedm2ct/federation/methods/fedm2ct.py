@@ -20,11 +20,11 @@ from dataclasses import replace
 from functools import partial
 
 from fedm2ct.federation.method import Aggregate, ClientHalf, ServerHalf, State, Upload
-from fedm2ct.federation.methods.cross_protocol_client import CrossProtocolClient, cross_protocol
+from fedm2ct.federation.methods.cross_protocol_client import crossing_client
 from fedm2ct.federation.methods.local import SilentServer
 from fedm2ct.federation.methods.public import held_out, public_training
 from fedm2ct.federation.methods.setup import Halves, Setup, with_prefix, without_prefix
-from fedm2ct.federation.methods.site_client import SiteClient, UnconnectedClient
+from fedm2ct.federation.methods.site_client import UnconnectedClient
 from fedm2ct.federation.methods.unpaired_client import unpaired_client
 from fedm2ct.learning.meta_set import ContributedMetaSet, SimulatedMetaSet
 from fedm2ct.learning.metamodel import Metamodel, MetaSchedule, MetaSource
@@ -141,11 +141,9 @@ def build(setup: Setup) -> Halves:
             return unpaired_client(trainer, setup.config.hybrid, setup.distance, teaches)
         if not own.exchange:
             return UnconnectedClient(trainer, loss_of_round, initial)
-        when = {"validate_download": True, "validate_training": True}
-        cross = cross_protocol(setup, trainer) if own.cross_protocol else None
-        if cross is None:
-            return SiteClient(trainer, loss_of_round, **when)
-        return CrossProtocolClient(trainer, loss_of_round, cross, own.cross_protocol, **when)
+        return crossing_client(
+            setup, trainer, loss_of_round, own.cross_protocol, validate_training=True
+        )
 
     clients = {name: client(trainer) for name, trainer in trainers.items()}
     if not own.exchange:

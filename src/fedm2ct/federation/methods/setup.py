@@ -1,6 +1,5 @@
 """What a method is built from: the sites' tasks, the server's public scans, configuration, seed."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +22,7 @@ from fedm2ct.model.ts_iradonmap import (
     TSiRadonMAP,
     shared_inputs,
 )
-from fedm2ct.physics.protocol_files import protocol_to_dict, unnamed
+from fedm2ct.physics.protocol_files import protocol_text, unnamed
 from fedm2ct.physics.protocols import Protocol
 
 
@@ -52,7 +51,7 @@ class Setup:
         Their order does not depend on which of them belong to the tasks.
         """
         known = [unnamed(p) for p in (*(t.protocol for t in self.tasks), *self.elsewhere)]
-        by_text = {json.dumps(protocol_to_dict(p), sort_keys=True): p for p in known}
+        by_text = {protocol_text(p): p for p in known}
         own = unnamed(task.protocol)
         return [by_text[text] for text in sorted(by_text) if by_text[text] != own]
 
