@@ -104,6 +104,20 @@ def test_lower_precision_is_for_training_only() -> None:
     assert torch.equal(network.eval()(image), exact)
 
 
+def test_sinogram_network_corrects_in_lower_precision_while_training_only() -> None:
+    torch.manual_seed(0)
+    geometry = GEOMETRIES["flat"]
+    model = TSiRadonMAP(protocol(geometry), ModelSpec(width=4)).sinogram
+    torch.nn.init.normal_(model.correct[-1].weight, std=0.1)  # type: ignore[arg-type]
+    data = sinogram(geometry)
+    exact = model(data)
+    model.training_dtype = torch.bfloat16
+    rough = model(data)
+    assert 0 < (rough - exact).abs().max() < 0.02 * exact.abs().max()
+    assert rough.dtype == torch.float32
+    assert torch.equal(model.eval()(data), exact)
+
+
 @pytest.mark.parametrize("coupling", ["cascaded", "side-by-side"])
 @pytest.mark.parametrize("cascade_from", ["initial", "shared"])
 @pytest.mark.parametrize("start", ["sirt", "tv"])

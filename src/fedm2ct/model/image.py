@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedm2ct.errors import FedM2CTError
+from fedm2ct.model.precision import ReducedPrecision
 from fedm2ct.model.prompt import PromptMLP
 
 Modulation = Sequence[tuple[Tensor, Tensor]]
@@ -36,12 +37,10 @@ def _activate(x: Tensor) -> Tensor:
     return functional.leaky_relu(x, 0.1)
 
 
-class ImageNetwork(nn.Module, ABC):
+class ImageNetwork(ReducedPrecision, ABC):
     """Residual image network that accepts feature modulation."""
 
     modulated_channels: list[int]
-    training_dtype: torch.dtype = torch.float32
-    """What convolutions compute in while training; parameters and corrections are float32."""
 
     @property
     @abstractmethod
@@ -55,8 +54,7 @@ class ImageNetwork(nn.Module, ABC):
 
     def forward(self, x: Tensor, modulation: Modulation | None = None) -> Tensor:
         """Return the first channel of ``x``, corrected; shape ``(batch, 1, row, column)``."""
-        half = self.training and self.training_dtype != torch.float32
-        with torch.autocast(x.device.type, self.training_dtype, enabled=half):
+        with self.lowered(x.device):
             correction = self.correction(x, list(modulation or ()))
         return x[:, :1] + correction.float()
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedm2ct.model.precision import ReducedPrecision
 from fedm2ct.physics.analytic import cosine_weights, ramp_filter_matrix, redundancy_weights
 from fedm2ct.physics.geometry import Geometry
 from fedm2ct.physics.redundancy import completed_detector
@@ -22,7 +23,7 @@ whose changes add up along a view: without the scale, a rate that suits convolut
 """
 
 
-class SinogramNetwork(nn.Module):
+class SinogramNetwork(ReducedPrecision):
     """Correct a sinogram, weight it as FBP does before its filter, and filter each view.
 
     At the start the correction is zero and the filter is the analytical one. Weights before the
@@ -57,7 +58,9 @@ class SinogramNetwork(nn.Module):
 
     def forward(self, sinogram: Tensor) -> Tensor:
         """Map line integrals ``(batch, 1, view, bin)`` to filtered ones."""
-        corrected = (sinogram + self.correct(sinogram)) * self.weights
+        with self.lowered(sinogram.device):
+            correction = self.correct(sinogram)
+        corrected = (sinogram + correction.float()) * self.weights
         completed = functional.pad(corrected, self.padding)
         kernel = (self.ramp + FILTER_STEP * self.filter_change) * self.scale
         return functional.linear(completed, kernel)

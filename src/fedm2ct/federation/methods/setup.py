@@ -13,7 +13,7 @@ from fedm2ct.learning.losses import DISTANCES, Distance
 from fedm2ct.learning.seeds import seeded_initialisation
 from fedm2ct.learning.trainer import Network, SiteTask, SiteTrainer
 from fedm2ct.learning.unpaired_trainer import UnpairedTrainer
-from fedm2ct.model.image import ImageNetwork
+from fedm2ct.model.precision import ReducedPrecision
 from fedm2ct.model.prompt import CONDITIONS
 from fedm2ct.model.ts_iradonmap import (
     SHARED_PREFIX,
@@ -67,7 +67,7 @@ class Setup:
 
     def _at_precision(self, model: Network) -> Network:
         for part in model.modules():
-            if isinstance(part, ImageNetwork):
+            if isinstance(part, ReducedPrecision):
                 part.training_dtype = getattr(torch, self.config.training.precision)
         return model
 
