@@ -88,11 +88,13 @@ class ModelConfig(_Model):
 class TrainingConfig(_Model):
     """The optimiser's schedule, the same for every method.
 
-    With `precision` ``bfloat16`` the image networks' convolutions are computed in it while
-    training; parameters, operators and all reconstruction stay float32.
+    With `precision` ``bfloat16`` the networks' convolutions are computed in it while training;
+    parameters, operators and all reconstruction stay float32. What methods simulate beside the
+    sites' own measurements (the server's meta-set, other sites' protocols) is simulated anew, with
+    new noise, every `simulate_every` rounds: with an iterative start that is most of their work.
     """
 
-    neutral: ClassVar[frozenset[str]] = frozenset({"precision"})
+    neutral: ClassVar[frozenset[str]] = frozenset({"precision", "simulate_every"})
 
     rounds: int = Field(default=12, ge=1)
     local_steps: int = Field(default=60, ge=1)
@@ -102,6 +104,11 @@ class TrainingConfig(_Model):
     final_rate: float = Field(default=0.02, gt=0, le=1)
     loss: Literal["l2", "charbonnier"] = "charbonnier"
     precision: Literal["float32", "bfloat16"] = "float32"
+    simulate_every: int = Field(default=1, ge=1)
+
+    def simulated_in(self, round_index: int) -> int:
+        """Return the round, of those up to this one, in which its acquisitions are simulated."""
+        return round_index - (round_index - 1) % self.simulate_every
 
 
 class FedM2CTConfig(_Model):

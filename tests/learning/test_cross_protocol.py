@@ -7,6 +7,7 @@ import torch
 
 from fedm2ct.data.simulate import simulate
 from fedm2ct.federation.methods import fedm2ct
+from fedm2ct.federation.methods.setup import without_prefix
 from fedm2ct.learning.cross_protocol import CrossProtocol
 from fedm2ct.learning.losses import DISTANCES
 from fedm2ct.learning.seeds import generator
@@ -153,3 +154,25 @@ def test_protocols_told_by_a_coordinator_give_the_same_order_as_tasks():
     alone = replace(whole, tasks=tasks[:1], elsewhere=told)
     assert everyone.other_protocols(tasks[0]) == alone.other_protocols(tasks[0])
     assert len(alone.other_protocols(tasks[0])) == 2
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3, 4]), (3, [1, 4])])
+def test_acquisitions_serve_the_rounds_that_the_schedule_says(every, expected):
+    changes = {"training": {"simulate_every": every}, "fedm2ct": {"cross_protocol": 1.0}}
+    halves = fedm2ct.build(tiny.setup(**changes))
+    client, metamodel = halves.clients["A"], halves.server.metamodel
+    shared, simulated = halves.server.initial_shared(), {"site": [], "server": []}
+
+    def noted(simulate, where):
+        def simulated_anew(round_index):
+            simulated[where].append(round_index)
+            return simulate(round_index)
+
+        return simulated_anew
+
+    client.cross.acquire = noted(client.cross.acquire, "site")
+    metamodel.source.training = noted(metamodel.source.training, "server")
+    for round_index in range(1, 5):
+        client.fit(round_index, shared)
+        metamodel.train(without_prefix(shared), round_index)
+    assert simulated == {"site": expected, "server": expected}

@@ -46,8 +46,8 @@ class CrossSlices:
 class CrossProtocol:
     """Simulates other sites' acquisitions of a site's images and takes the loss on them.
 
-    In every round each slice is given to one of the other protocols, in turn from a random start,
-    with noise of its own; so a round costs one simulation of the training set.
+    Each slice is given to one of the other protocols, in turn from a random start, with noise of
+    its own; so acquisitions of a round cost one simulation of the training set.
 
     Parameters
     ----------

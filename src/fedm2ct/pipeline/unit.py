@@ -112,16 +112,16 @@ def train(
     setup = Setup(config, site_tasks(cohort, seed), seed, cohort.public(), device)
     with starts_kept_in(starts):
         halves: Halves = build_halves(method, setup)
-    run_in_process(
-        halves.server,
-        halves.clients,
-        config.training.rounds,
-        folder,
-        resume=resume,
-        seed=seed,
-        fingerprint=unit_fingerprint(config, method),
-        on_event=on_event,
-    )
+        run_in_process(
+            halves.server,
+            halves.clients,
+            config.training.rounds,
+            folder,
+            resume=resume,
+            seed=seed,
+            fingerprint=unit_fingerprint(config, method),
+            on_event=on_event,
+        )
     for name, trainer in halves.trainers.items():
         path = folder / "sites" / name / "model.safetensors"
         save_model(trainer.model, trainer.best, path)

@@ -37,6 +37,10 @@ VARIANTS = {
     "pooled_plain": {},
     "fedm2ct": {},
     "fedm2ct cross-protocol": {"fedm2ct": {"cross_protocol": 1.0}, "model": {"start": "tv"}},
+    "fedm2ct simulates now and then": {
+        "fedm2ct": {"cross_protocol": 1.0},
+        "training": {"simulate_every": 2},
+    },
     "fedm2ct in bfloat16": {"training": {"precision": "bfloat16"}},
     "fedm2ct contributed": {"meta": {"source": "contributed"}},
     "fedm2ct no exchange": {"fedm2ct": {"exchange": False}},

@@ -4,12 +4,12 @@ from fedm2ct.config import RunConfig
 from fedm2ct.federation.method import State
 from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.federation.methods.site_client import LossOfRound, SiteClient
-from fedm2ct.learning.cross_protocol import CrossProtocol
+from fedm2ct.learning.cross_protocol import CrossProtocol, CrossSlices
 from fedm2ct.learning.trainer import SiteTrainer
 
 
 class CrossProtocolClient(SiteClient):
-    """A `SiteClient` whose steps add the loss on the round's further acquisitions.
+    """A `SiteClient` whose steps add the loss on further acquisitions.
 
     Parameters
     ----------
@@ -38,16 +38,23 @@ class CrossProtocolClient(SiteClient):
             validate_training=validate_training,
         )
         self.cross, self.weight = cross, weight
+        self.acquired: tuple[int, CrossSlices] | None = None
 
     def train(self, round_index: int, received: State) -> float:
-        """Train for a round, with the round's acquisitions beside the site's own."""
-        slices, network = self.cross.acquire(round_index), self.trainer.model.shared
+        """Train for a round, with other protocols' acquisitions beside the site's own."""
+        slices, network = self._slices(round_index), self.trainer.model.shared
         assert network is not None
         self.trainer.further = lambda order: self.weight * self.cross.loss(slices, network, order)
         try:
             return super().train(round_index, received)
         finally:
             self.trainer.further = None
+
+    def _slices(self, round_index: int) -> CrossSlices:
+        simulated = self.trainer.training.simulated_in(round_index)
+        if self.acquired is None or self.acquired[0] != simulated:
+            self.acquired = simulated, self.cross.acquire(simulated)
+        return self.acquired[1]
 
 
 def simulates_protocols(method: str, config: RunConfig) -> bool:
