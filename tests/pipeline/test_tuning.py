@@ -95,6 +95,16 @@ def test_search_starts_at_the_defaults_repeats_and_feeds_the_benchmark(tmp_path,
     assert setting.with_options(values).config.method.fedprox.mu == found["values"]["mu"]
 
 
+def test_trials_may_have_fewer_rounds_than_the_benchmark(tmp_path, here, capsys):
+    options = ("--method", "fedprox", "--budget", 1)
+    assert tune(tmp_path, *options, "--rounds", 1) == 0
+    assert read_record(tmp_path / "tuned.json")["rounds"] == 1
+    log = next(tmp_path.rglob("metrics.jsonl")).read_text(encoding="utf-8")
+    assert {json.loads(line)["round"] for line in log.splitlines()} == {1}
+    assert tune(tmp_path, *options) == 1
+    assert "tuning of another kind" in capsys.readouterr().err
+
+
 def test_what_cannot_be_tuned_is_refused(tmp_path, here, capsys):
     assert tune(tmp_path, "--method", "fedavg") == 1
     assert "'fedavg' has no options to tune" in capsys.readouterr().err

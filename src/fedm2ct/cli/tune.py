@@ -19,6 +19,12 @@ from fedm2ct.cli import options
     show_default=True,
     help="Trials of each method; the first has the default options.",
 )
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Rounds of a trial, fewer for a quicker search.  [default: the benchmark's]",
+)
 @options.more_scans
 @click.option(
     "--out",
@@ -38,6 +44,7 @@ def command(
     size: str,
     methods: tuple[str, ...],
     budget: int,
+    rounds: int | None,
     out: Path | None,
     workers: int | None,
     publish: Path | None,
@@ -55,7 +62,8 @@ def command(
     wanted = options.loaded_setting(setting, size, scans)
     folder = out or Path("runs") / "tune" / f"{setting}-{size}"
     chosen = list(methods) or list(SPACES)
-    record = tune(wanted, chosen, budget, folder, options.default_workers(workers), _show)
+    side_by_side = options.default_workers(workers)
+    record = tune(wanted, chosen, budget, folder, side_by_side, _show, rounds)
     for method in chosen:
         found = record["methods"][method]
         values = _text(found["values"])

@@ -47,10 +47,11 @@ def tune(
     out: Path,
     workers: int,
     on_event: Emit,
+    rounds: int | None = None,
 ) -> dict[str, Any]:
     """Search every method's options; write ``tuned.json`` and return what it holds.
 
-    Methods of an earlier call that had the same budget stay in it.
+    Methods of an earlier call that had the same budget and rounds stay in it.
 
     Parameters
     ----------
@@ -66,6 +67,8 @@ def tune(
         Methods tuned side by side.
     on_event
         Called with every event; ``trial`` says that one is done.
+    rounds
+        Rounds of a trial; None: the setting's.
 
     Raises
     ------
@@ -79,7 +82,7 @@ def tune(
             )
     _optuna()
     check_pairs(setting.config)
-    config = validation_config(setting)
+    config = validation_config(setting, rounds)
     with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
         cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
         with slices_on_disk(cohort, out / ".slices") as slices:
@@ -98,14 +101,16 @@ def tune(
                 for method in methods
             ]
             found = run_jobs(jobs, workers, on_event)
-    record = _joined(out / "tuned.json", _record(setting, budget, found))
+    record = _joined(out / "tuned.json", _record(setting, budget, config.training.rounds, found))
     write_atomically(out / "tuned.json", json.dumps(record, indent=1).encode())
     return record
 
 
-def validation_config(setting: Setting) -> RunConfig:
-    """Return the setting's run, tested on its validation patients instead."""
+def validation_config(setting: Setting, rounds: int | None = None) -> RunConfig:
+    """Return the setting's run, tested on its validation patients; `rounds` may shorten it."""
     data = setting.config.model_dump(mode="json")
+    if rounds is not None:
+        data["training"]["rounds"] = rounds
     data["test"] = setting.validation.model_dump(mode="json")
     return parse_config({**data, "seeds": [TUNING_SEED]}, setting.name)
 
@@ -175,11 +180,14 @@ def _score(
     return float(np.mean(by_site))
 
 
-def _record(setting: Setting, budget: int, found: dict[str, Any]) -> dict[str, Any]:
+def _record(
+    setting: Setting, budget: int, rounds: int, found: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "setting": setting.name,
         "size": setting.size,
         "budget": budget,
+        "rounds": rounds,
         "search": f"optuna {_optuna().__version__}, TPE, seed {SEARCH_SEED}; trials' seed "
         f"{TUNING_SEED}; mean PSNR over sites and validation patients",
         "validation": {
@@ -199,10 +207,11 @@ def _joined(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     if not path.exists():
         return record
     before = json.loads(path.read_text(encoding="utf-8"))
-    if any(before[name] != record[name] for name in ("setting", "size", "budget", "validation")):
+    alike = ("setting", "size", "budget", "rounds", "validation")
+    if any(before.get(name) != record[name] for name in alike):
         raise FedM2CTError(
-            f"{path}: holds a tuning of another kind (setting, size, budget or patients); choose "
-            "another --out folder"
+            f"{path}: holds a tuning of another kind (setting, size, budget, rounds or patients); "
+            "choose another --out folder"
         )
     return {**record, "methods": {**before["methods"], **record["methods"]}}
 
