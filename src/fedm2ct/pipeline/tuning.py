@@ -180,9 +180,7 @@ def _score(
     return float(np.mean(by_site))
 
 
-def _record(
-    setting: Setting, budget: int, rounds: int, found: dict[str, Any]
-) -> dict[str, Any]:
+def _record(setting: Setting, budget: int, rounds: int, found: dict[str, Any]) -> dict[str, Any]:
     return {
         "setting": setting.name,
         "size": setting.size,
