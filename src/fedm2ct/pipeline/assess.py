@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from fedm2ct.data.simulate import PairedData
 from fedm2ct.evaluation.metrics import FULL_RANGE_HU, body_mask, psnr, rmse_hu, ssim, window_range
 from fedm2ct.evaluation.perceptual import SMALLEST_SIDE, Perceptual
-from fedm2ct.model.ts_iradonmap import TSiRadonMAP
+from fedm2ct.model.ts_iradonmap import Reconstruction, TSiRadonMAP
 from fedm2ct.physics.protocols import Protocol
 from fedm2ct.pipeline.consistency import Consistency
 from fedm2ct.units import relative_to_hu
@@ -48,12 +49,33 @@ def to_hu(relative: torch.Tensor) -> HuArray:
 
 
 def outputs_of(model: TSiRadonMAP) -> dict[str, Reconstructor]:
-    """Return the model's reconstruction and, where it has both networks, each one's alone."""
-    reconstructors: dict[str, Reconstructor] = {"": lambda s: model(s).final}
-    if model.private is not None and model.shared is not None:
-        reconstructors["private"] = lambda s: model(s).private
-        reconstructors["shared"] = lambda s: model(s).shared
-    return reconstructors
+    """Return the model's reconstruction and, where it has both networks, each one's alone.
+
+    Asked for the same tensor one after the other, they share one pass of the model.
+    """
+    last: list[tuple[torch.Tensor, Reconstruction]] = []
+
+    def output(name: str, sinogram: torch.Tensor) -> torch.Tensor:
+        if not last or last[0][0] is not sinogram:
+            last[:] = [(sinogram, model(sinogram))]
+        image: torch.Tensor = getattr(last[0][1], name)
+        return image
+
+    both = model.private is not None and model.shared is not None
+    names = {"": "final", **({"private": "private", "shared": "shared"} if both else {})}
+    return {key: partial(output, name) for key, name in names.items()}
+
+
+@torch.no_grad()
+def reconstruct_all(
+    reconstructors: Mapping[str, Reconstructor], sinogram: torch.Tensor
+) -> dict[str, HuArray]:
+    """Reconstruct in small batches with several reconstructors; HU ``(n, row, column)`` of each."""
+    parts: dict[str, list[HuArray]] = {name: [] for name in reconstructors}
+    for part in sinogram.split(SLICES_AT_ONCE):
+        for name, reconstructor in reconstructors.items():
+            parts[name].append(to_hu(reconstructor(part)))
+    return {name: np.concatenate(images) for name, images in parts.items()}
 
 
 @torch.no_grad()
@@ -107,7 +129,7 @@ def assess(
 ) -> tuple[dict[str, HuArray], dict[str, SliceScores]]:
     """Reconstruct and score one site's test slices with several reconstructors."""
     truth, consistency = to_hu(data.truth), Consistency(data, protocol)
-    images = {n: reconstruct(r, data.projections) for n, r in reconstructors.items()}
+    images = reconstruct_all(reconstructors, data.projections)
     scores = {
         n: score(x, truth, patients, window, consistency, perceptual) for n, x in images.items()
     }
