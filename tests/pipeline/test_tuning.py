@@ -8,7 +8,7 @@ import pytest
 from fedm2ct.config import FedM2CTConfig, MethodConfig, parse_config
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.methods import METHODS
-from fedm2ct.pipeline import tuning
+from fedm2ct.pipeline import tuned, tuning
 from fedm2ct.pipeline.search_spaces import NOT_TUNED, SPACES
 from fedm2ct.pipeline.settings import SETTINGS, SIZES, load_setting, with_options
 from fedm2ct.pipeline.tuned import read_record, read_tuned, values_of
@@ -129,6 +129,20 @@ def test_a_record_is_published_where_the_benchmark_looks(tmp_path, here, capsys)
     assert tune(tmp_path / "o", "--method", "fedprox", "--budget", 1, "--publish", tmp_path) == 0
     path = tmp_path / "src" / "fedm2ct" / "settings" / "tuned" / "all-in-one-tiny.json"
     assert read_record(path) == read_record(tmp_path / "o" / "tuned.json")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_setting_may_be_tuned_as_another_one(tmp_path, monkeypatch, own):
+    folder = tmp_path / "settings" / "tuned"
+    folder.mkdir(parents=True)
+    names = {"all-in-one": 0.3, **({"hybrid": 0.7} if own else {})}
+    for name, mu in names.items():
+        record = {"setting": name, "methods": {"fedprox": {"values": {"mu": mu}}}}
+        (folder / f"{name}-small.json").write_text(json.dumps(record))
+    hybrid = load_setting("hybrid", "small")
+    monkeypatch.setattr(tuned, "files", lambda _: tmp_path)
+    assert read_tuned(hybrid) == {"fedprox": {"mu": 0.7 if own else 0.3}}
+    assert read_tuned(hybrid, folder / "all-in-one-small.json") == {"fedprox": {"mu": 0.3}}
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -51,6 +51,8 @@ class Setting:
         The site that joins after the training; None where there is none.
     added
         How patients of a folder were added, as options of the command line; empty where none were.
+    tuned_as
+        The setting whose tuning is used where there is no file of its own; usually itself.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Setting:
     validation: ScansConfig
     newcomer: SiteConfig | None
     added: str = ""
+    tuned_as: str = ""
 
     @property
     def command(self) -> str:
@@ -133,7 +136,7 @@ def load_setting(
     measures = _merged(sizes[size], own)
     places = {field: measures.pop(field) for field in _SIZE_FIELDS}
     title, more, newcomer = data.pop("title"), data.pop("more"), data.pop("newcomer", None)
-    seen = data.pop("field_of_view_mm", None)
+    seen, tuned_as = data.pop("field_of_view_mm", None), data.pop("tuned_as", name)
     if scans is not None:
         _add_patients(data, scans, {**more, **(roles or {})})
     sites = [*data["sites"], *([newcomer] if newcomer else [])]
@@ -152,7 +155,7 @@ def load_setting(
     joining = SiteConfig(**newcomer) if newcomer else None
     numbers = "".join(f" --{role}-patients {number}" for role, number in (roles or {}).items())
     added = "" if scans is None else f" --scans DIR{numbers}"
-    return Setting(name, size, title, config, validation, joining, added)
+    return Setting(name, size, title, config, validation, joining, added, tuned_as)
 
 
 def resolved_protocol(

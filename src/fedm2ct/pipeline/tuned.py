@@ -21,20 +21,23 @@ def packaged_name(setting: str, size: str) -> str:
 def read_tuned(setting: Setting, path: Path | None = None) -> Options:
     """Return tuned options by method; without a path the package's, none where it has none.
 
+    Those of the setting itself come before those of the setting that it is `tuned_as`.
+
     Raises
     ------
     FedM2CTError
         When the file cannot be read, or is of another setting.
     """
     if path is None:
-        name = packaged_name(setting.name, setting.size)
-        packaged = files("fedm2ct").joinpath("settings", "tuned", name)
-        if not packaged.is_file():
+        folder = files("fedm2ct").joinpath("settings", "tuned")
+        names = [packaged_name(name, setting.size) for name in (setting.name, setting.tuned_as)]
+        packaged = [file for file in map(folder.joinpath, names) if file.is_file()]
+        if not packaged:
             return {}
-        record = json.loads(packaged.read_text(encoding="utf-8"))
+        record = json.loads(packaged[0].read_text(encoding="utf-8"))
     else:
         record = read_record(path)
-        if record["setting"] != setting.name:
+        if record["setting"] not in (setting.name, setting.tuned_as):
             raise FedM2CTError(f"{path}: was tuned for {record['setting']}, not {setting.name}")
     return values_of(record)
 
