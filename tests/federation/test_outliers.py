@@ -59,6 +59,14 @@ def test_a_hundred_times_the_parameters_in_the_first_round():
     assert "100 times as long as the shared parameters themselves" in found["A"]
 
 
+@pytest.mark.parametrize(("length", "refused"), [(49.0, []), (51.0, ["C"])])
+def test_changes_of_what_has_no_length_may_differ_more(length, refused):
+    like = {"w": torch.zeros(2)}
+    uploads = [Upload(s, {"w": torch.tensor([1.0, 0.0])}, 1) for s in "AB"]
+    uploads.append(Upload("C", {"w": torch.tensor([0.0, length])}, 1))
+    assert list(too_long(uploads, "", like, Limits(), TrackRecord())) == refused
+
+
 @pytest.mark.parametrize("value", [1e300, 3e38])
 def test_what_overflows_is_too_long(value):
     like = {"w": torch.zeros(2, dtype=torch.float64)}

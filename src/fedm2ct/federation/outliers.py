@@ -35,6 +35,10 @@ class Limits:
         Longest update, as a multiple of the median length of the round's other updates. Generous:
         sites with different scanners differ by small factors, a broken or hostile one by orders
         of magnitude.
+    change_factor
+        The same for what has no length of its own, as changes of control variates: those are
+        differences of gradients, and an honest limited-angle site's was seen at 13 times the
+        others' in a last round, where learning rates are low.
     norm_floor
         An update shorter than `norm_factor` times this fraction of the shared parameters' own
         length is always accepted, so that a site that hardly moves makes no offender of the rest.
@@ -54,6 +58,7 @@ class Limits:
     max_samples: int = 1_000_000
     samples_factor: float = 2.0
     norm_factor: float = 10.0
+    change_factor: float = 50.0
     norm_floor: float = 0.01
     history_factor: float = 100.0
     size_factor: float = 100.0
@@ -160,7 +165,8 @@ def too_long(
         bounds = [(limits.history_factor, record.typical(kind), "was typical of the last rounds")]
         if others:
             typical = max(median(others), limits.norm_floor * size)
-            bounds.insert(0, (limits.norm_factor, typical, "is typical of this round"))
+            factor = limits.norm_factor if size > 0 else limits.change_factor
+            bounds.insert(0, (factor, typical, "is typical of this round"))
         for factor, typical, words in bounds:
             if typical > 0 and not length <= factor * max(typical, limits.norm_floor * size):
                 found[site] = (
