@@ -1,10 +1,13 @@
 """Ablation of FedM2CT: the full method, and the same with one thing changed, beside its rivals.
 
     python benchmarks/ablation.py examples/small.toml --out runs/ablation --seeds 0 1 2 --workers 2
+    python benchmarks/ablation.py --setting all-in-one --scans DIR --out runs/ablation-all-in-one
 
 Every variant is a run of its own in ``OUT/<variant>``: broken off, it goes on with ``--resume``,
 and what is finished is not done again. All use the same scans, seeds, networks and steps. The
-numbers go to ``benchmarks/results/ablation.json``; ``docs/ablation.md`` is made from them.
+numbers go to ``benchmarks/results/ablation.json``; ``docs/ablation.md`` is made from them. With a
+setting of the benchmark the variants are scored on its validation patients, on which ideas are kept
+or thrown away, and the files are ``ablation-SETTING-SIZE.json`` and ``.md``.
 """
 
 import argparse
@@ -31,7 +34,9 @@ from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.cohort_files import store_cohort
 from fedm2ct.pipeline.manifest import write_manifest
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
+from fedm2ct.pipeline.settings import SETTINGS, SIZES, load_setting
 from fedm2ct.pipeline.train import check_folder
+from fedm2ct.pipeline.tuning import validation_config
 from fedm2ct.pipeline.unit import is_finished, run_unit, unit_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +45,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     options = _parser().parse_args(arguments)
+    _name_files(options)
     try:
         if not options.table_only:
             run(options)
@@ -62,9 +68,11 @@ def run(options: argparse.Namespace) -> None:
     FedM2CTError
         When a variant is not known, the folder cannot be used, or a unit fails.
     """
-    if options.config is None or options.out is None:
-        raise FedM2CTError("the ablation needs a configuration and --out (or --table-only)")
-    base = base_config(load_config(options.config), options)
+    if (options.config is None) == (options.setting is None) or options.out is None:
+        raise FedM2CTError(
+            "the ablation needs a configuration or --setting, and --out (or --table-only)"
+        )
+    base = base_config(_given(options), options)
     names = chosen(base, options.variants)
     cohort = prepare(base, names, options.out, resume=options.resume)
     slices = options.out / ".slices"
@@ -76,6 +84,23 @@ def run(options: argparse.Namespace) -> None:
     results = collect(base, names, options.out, options.workers)
     write_atomically(options.results, json.dumps(results, indent=1).encode())
     print(f"Numbers: {options.results}")
+
+
+def _given(options: argparse.Namespace) -> RunConfig:
+    """Return the file's configuration, or the setting's on its validation patients."""
+    if options.setting is None:
+        return load_config(options.config)
+    given = {"validation": options.validation_patients, "test": options.test_patients}
+    roles = {role: number for role, number in given.items() if number is not None}
+    setting = load_setting(options.setting, options.size, options.scans, roles=roles)
+    return validation_config(setting)
+
+
+def _name_files(options: argparse.Namespace) -> None:
+    """Fill in where results and page go."""
+    name = "ablation" if options.setting is None else f"ablation-{options.setting}-{options.size}"
+    options.results = options.results or ROOT / "benchmarks" / "results" / f"{name}.json"
+    options.page = options.page or ROOT / "docs" / f"{name}.md"
 
 
 def base_config(config: RunConfig, options: argparse.Namespace) -> RunConfig:
@@ -92,7 +117,8 @@ def base_config(config: RunConfig, options: argparse.Namespace) -> RunConfig:
         training["rounds"] = options.rounds
     if options.seeds is not None:
         data["seeds"] = options.seeds
-    return parse_config({**data, "methods": ["fedm2ct"]}, str(options.config))
+    source = str(options.config or options.setting)
+    return parse_config({**data, "methods": ["fedm2ct"]}, source)
 
 
 def chosen(base: RunConfig, wanted: Sequence[str] | None) -> list[str]:
@@ -196,6 +222,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "config", type=Path, nargs="?", help="the full method's configuration, TOML"
     )
+    parser.add_argument("--setting", choices=SETTINGS, help="a setting of the benchmark instead")
+    parser.add_argument("--size", choices=SIZES, default="small", help="its size")
+    parser.add_argument("--scans", type=Path, help="folder of more patients, as for the benchmark")
+    parser.add_argument("--validation-patients", type=int, help="likewise")
+    parser.add_argument("--test-patients", type=int, help="likewise")
     parser.add_argument("--out", type=Path, help="folder of the runs")
     parser.add_argument("--rounds", type=int, help="rounds, if not those of the configuration")
     parser.add_argument("--steps", type=int, help="local steps a round; meta-steps in proportion")
@@ -206,12 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--table-only", action="store_true", help="make the page from stored results"
     )
-    results, table = (
-        ROOT / "benchmarks" / "results" / "ablation.json",
-        ROOT / "docs" / "ablation.md",
-    )
-    parser.add_argument("--results", type=Path, default=results, help="where the numbers go")
-    parser.add_argument("--page", type=Path, default=table, help="where the page goes")
+    parser.add_argument("--results", type=Path, help="where the numbers go")
+    parser.add_argument("--page", type=Path, help="where the page goes")
     return parser
 
 

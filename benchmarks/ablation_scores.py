@@ -16,6 +16,7 @@ from fedm2ct.evaluation.statistics import bootstrap_mean
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.pipeline.machine import machine
 from fedm2ct.pipeline.manifest import git_commit, versions
+from fedm2ct.pipeline.settings import without_folders
 from fedm2ct.pipeline.summary import Scores, read_result, reference
 from fedm2ct.pipeline.unit import unit_folder
 
@@ -51,7 +52,7 @@ def collect(base: RunConfig, names: list[str], out: Path, workers: int) -> dict[
         "git_commit": git_commit(),
         "versions": versions(),
         "machine": {**machine(), "workers": workers},
-        "config": base.model_dump(mode="json"),
+        "config": without_folders(base.model_dump(mode="json")),
         "reference": reference(base),
         "interval": _interval_text(whole),
         "variants": {

@@ -63,6 +63,9 @@ def _parts(base: RunConfig) -> dict[str, Variant]:
             else "sites also train the shared network under each other's protocols",
             cross_protocol=0.0 if base.fedm2ct.cross_protocol else 1.0,
         ),
+        "simulate-every-round": Variant(
+            "new simulations in every round", changes={"training": {"simulate_every": 1}}
+        ),
         "consistency" if other else "no-consistency": Variant(
             "the private network also sees what the measurement leaves unexplained"
             if other
@@ -142,7 +145,7 @@ _IMAGES = {
 def _rivals(base: RunConfig) -> dict[str, Variant]:
     """Return the reference rows: the same data, networks, seeds and steps."""
     analytical: Changes = {"model": {"learn_projection": False}}
-    public = Variant("local only, each site with the public scans too", "local_public")
+    public = Variant("local only, with the server's public scans", "local_public")
     return {
         "local": Variant("local only", "local"),
         **({"local-public": public} if base.meta.source == "simulated" else {}),
@@ -150,7 +153,6 @@ def _rivals(base: RunConfig) -> dict[str, Variant]:
             "local only, from total variation", "local", {"model": {"start": "tv"}}
         ),
         "local-analytical": Variant("local only, FBP for the learned parts", "local", analytical),
-        "local-public": Variant("local only, with the server's public scans", "local_public"),
         "fedavg": Variant("FedAvg", "fedavg"),
         "fedavg-cross": Variant("FedAvg, prompted, with cross-protocol training", "fedavg_cross"),
         "fedper": Variant("FedPer (FedAvg, learned private projection)", "fedper"),

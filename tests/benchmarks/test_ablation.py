@@ -184,3 +184,25 @@ def test_a_page_needs_no_rivals(command, tmp_path):
 def test_the_command_needs_a_configuration():
     with pytest.raises(FedM2CTError, match="--out"):
         ablation.run(ablation._parser().parse_args([]))
+
+
+def test_a_setting_is_tested_on_its_validation_patients(tmp_path, monkeypatch, one_thread, capsys):
+    monkeypatch.setattr(ablation, "run_jobs", in_this_process)
+    load = ablation.load_setting
+    monkeypatch.setattr(
+        ablation, "load_setting", lambda *given, roles: load(*given, roles=roles, phantoms=True)
+    )
+    for folder in ("benchmarks/results", "docs"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setattr(ablation, "ROOT", tmp_path)
+    given = ["--setting", "all-in-one", "--size", "tiny", "--out", str(tmp_path / "out")]
+    assert ablation.main([*given, "--variants", "no-prompt", "--workers", "1"]) == 0
+    text = (tmp_path / "docs" / "ablation-all-in-one-tiny.md").read_text(encoding="utf-8")
+    assert "ablation.py --setting all-in-one --size tiny --scans DIR --out RUN" in text
+    stored = tmp_path / "benchmarks" / "results" / "ablation-all-in-one-tiny.json"
+    results = json.loads(stored.read_text(encoding="utf-8"))
+    setting = load("all-in-one", "tiny", phantoms=True)
+    assert results["config"]["test"]["scans"] == setting.validation.scans
+    assert list(results["variants"]) == [FULL, "no-prompt"]
+    assert ablation.main([*given, "examples/small.toml"]) == 1
+    assert "a configuration or --setting" in capsys.readouterr().err

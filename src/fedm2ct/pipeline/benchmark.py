@@ -24,7 +24,7 @@ from fedm2ct.pipeline.machine import machine
 from fedm2ct.pipeline.manifest import git_commit, read_manifest, versions
 from fedm2ct.pipeline.newcomer import join_all, joined_scores
 from fedm2ct.pipeline.notices import warnings_to
-from fedm2ct.pipeline.settings import ALL_METHODS, Setting, short_names
+from fedm2ct.pipeline.settings import ALL_METHODS, Setting, without_folders
 from fedm2ct.pipeline.summary import read_result, reference
 from fedm2ct.pipeline.train import run_units
 from fedm2ct.pipeline.unit import is_finished, unit_folder
@@ -116,7 +116,7 @@ class Benchmark:
             "added": origins(self.run, finished),
             "versions": versions(),
             "machine": {**machine(), "workers": self.workers},
-            "config": _without_folders(config.model_dump(mode="json", exclude=_OF_A_CALL)),
+            "config": without_folders(config.model_dump(mode="json", exclude=_OF_A_CALL)),
             "tuned": {m: dict(values) for m, values in self.tuned.items() if m in finished},
             "patients": manifest["patients"],
             "reference": {**reference(config), "interval": "95 %, bootstrap over test patients"},
@@ -178,13 +178,6 @@ class Benchmark:
 
     def _log(self, method: str, seed: int) -> list[Event]:
         return RunLog(unit_folder(self.run, method, seed) / "metrics.jsonl").read()
-
-
-def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration whose scans are named by `short_names`."""
-    for role in [*config["sites"], config["test"], config["meta"]]:
-        role["scans"] = short_names(role["scans"])
-    return config
 
 
 def publish(record: dict[str, Any], units: dict[str, Any], checkout: Path) -> tuple[Path, ...]:

@@ -195,6 +195,13 @@ def short_names(scans: Sequence[str]) -> list[str]:
     return ["/".join(Path(scan).parts[-2:]) if Path(scan).is_absolute() else scan for scan in scans]
 
 
+def without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration's plain values with scans named by `short_names`, in place."""
+    for role in [*config["sites"], config["test"], config["meta"]]:
+        role["scans"] = short_names(role["scans"])
+    return config
+
+
 def _known(what: str, name: str, known: Sequence[str]) -> str:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
