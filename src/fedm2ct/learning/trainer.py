@@ -151,7 +151,6 @@ class SiteTrainer:
         self.best_psnr = -math.inf
         self.best: State = {}
         self.privacy: SlicePrivacy | None = None
-        self.further: FurtherLoss | None = None
 
     def validation_slices(self) -> Slices:
         """Return the slices to validate on: the site's own, then the public ones."""
@@ -164,11 +163,13 @@ class SiteTrainer:
         loss: Loss,
         correct: Correction | None = None,
         steps: int | None = None,
+        further: FurtherLoss | None = None,
     ) -> float:
         """Take the round's local steps (rounds count from 1); return the mean loss.
 
         `correct` may change the gradients of each step. `steps` takes more or fewer than
-        `local_steps`; they cover the same stretch of the learning-rate schedule.
+        `local_steps`; they cover the same stretch of the learning-rate schedule. `further` is
+        added to the loss of each step, on data of its own.
         """
         order = self.batches(round_index)
         usual = self.training.local_steps
@@ -177,7 +178,7 @@ class SiteTrainer:
         for index in range(count):
             position = (round_index - 1) * usual + index * usual / count
             within = None if correct is None else partial(correct, index)
-            losses.append(self.step(position, order, loss, within))
+            losses.append(self.step(position, order, loss, within, further))
         return float(torch.stack(losses).mean())
 
     def batches(self, round_index: int) -> torch.Generator:
@@ -191,13 +192,14 @@ class SiteTrainer:
         order: torch.Generator,
         loss: Loss,
         correct: Callable[[], None] | None = None,
+        further: FurtherLoss | None = None,
     ) -> Tensor:
         """Take one optimiser step, the `position`-th (from 0) of the schedule; return its loss."""
         if self.privacy is None:
             chosen = self.begin_step(position, order)
             value = self._loss_of(chosen, loss)
-            if self.further is not None:
-                value = value + self.further(order)
+            if further is not None:
+                value = value + further(order)
             return self.end_step(value, correct)
         self._set_position(position)
         self.optimiser.zero_grad(set_to_none=True)

@@ -1,5 +1,8 @@
 """A site that also trains the shared network under the other sites' protocols."""
 
+import torch
+from torch import Tensor
+
 from fedm2ct.config import RunConfig
 from fedm2ct.federation.method import State
 from fedm2ct.federation.methods.setup import Setup
@@ -44,11 +47,13 @@ class CrossProtocolClient(SiteClient):
         """Train for a round, with other protocols' acquisitions beside the site's own."""
         slices, network = self._slices(round_index), self.trainer.model.shared
         assert network is not None
-        self.trainer.further = lambda order: self.weight * self.cross.loss(slices, network, order)
-        try:
-            return super().train(round_index, received)
-        finally:
-            self.trainer.further = None
+
+        def further(order: torch.Generator) -> Tensor:
+            return self.weight * self.cross.loss(slices, network, order)
+
+        return self.trainer.train_round(
+            round_index, self.loss_of_round(round_index), further=further
+        )
 
     def _slices(self, round_index: int) -> CrossSlices:
         simulated = self.trainer.training.simulated_in(round_index)
