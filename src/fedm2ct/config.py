@@ -116,11 +116,10 @@ class FedM2CTConfig(_Model):
 
     `cross_protocol` weighs the shared network's loss on a site's own normal-dose images as the
     other sites' scanners would acquire them; 0 leaves it out, and sites then learn nothing of each
-    other's protocols. With `prepare_newcomers` the server trains the shared network on its public
-    scans under the protocol of a site that joins after the training, before that site uses it.
+    other's protocols.
     """
 
-    neutral: ClassVar[frozenset[str]] = frozenset({"cross_protocol", "prepare_newcomers"})
+    neutral: ClassVar[frozenset[str]] = frozenset({"cross_protocol"})
 
     coupling: Literal["side-by-side", "cascaded"] = "cascaded"
     cascade_from: Literal["shared", "initial"] = "initial"
@@ -134,7 +133,6 @@ class FedM2CTConfig(_Model):
     public_validation: bool = True
     exchange: bool = True
     cross_protocol: float = Field(default=0.0, ge=0)
-    prepare_newcomers: bool = True
 
 
 class HybridConfig(_Model):

@@ -4,28 +4,20 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from fedm2ct.config import ConfigError
 from fedm2ct.evaluation.metrics import FULL_RANGE_HU, psnr
 from fedm2ct.model.start import analytical_input
 from fedm2ct.pipeline import newcomer
 from fedm2ct.pipeline.assess import to_hu
-from fedm2ct.pipeline.newcomer import (
-    COUNTS,
-    join_all,
-    join_unit,
-    joined_config,
-    last_shared,
-)
+from fedm2ct.pipeline.newcomer import COUNTS, join_all, joined_config, last_shared
 from fedm2ct.pipeline.prepare import acquire_tests, read_cohort
 from fedm2ct.pipeline.settings import load_setting
-from fedm2ct.pipeline.train import slices_on_disk
 
 from ..runs import cli, run_jobs_here
 
 pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
-METHODS = ("fbp", "local", "fedrep", "pooled", "ditto", "sc3fl", "fedm2ct")
+METHODS = ("fbp", "local", "fedrep", "pooled", "ditto", "fedm2ct")
 
 
 @pytest.fixture(autouse=True)
@@ -113,42 +105,3 @@ def test_it_takes_a_quarter_of_the_rounds_alone():
     assert [site.name for site in joined.sites] == ["F"]
     assert joined.training.rounds == setting.config.training.rounds // 4
     assert joined.training.local_steps == setting.config.training.local_steps
-
-
-@pytest.mark.parametrize("method", ["sc3fl", "fedm2ct", "ditto"])
-def test_a_server_with_public_scans_prepares_for_the_newcomer_s_protocol(out, two_sites, method):
-    setting = two_sites("unseen", "tiny", phantoms=True)
-    config = joined_config(setting.config, setting.newcomer)
-    cohort = read_cohort(config)
-    shared = last_shared(out / "run" / method / "seed-0")
-    prepared = newcomer._prepared(config, cohort, method, 0, shared)
-    assert prepared.keys() == shared.keys()
-    changed = any(not torch.equal(prepared[name], shared[name]) for name in shared)
-    assert changed == (method != "ditto")
-
-
-def test_the_preparation_never_sees_the_newcomer_s_slices(out, two_sites):
-    setting = two_sites("unseen", "tiny", phantoms=True)
-    config = joined_config(setting.config, setting.newcomer)
-    cohort = read_cohort(config)
-    shared = last_shared(out / "run" / "sc3fl" / "seed-0")
-    first = newcomer._prepared(config, cohort, "sc3fl", 0, shared)
-    scan = cohort.scans[cohort.split["F"][0].scan]
-    scan.hu[:] = -1000.0
-    again = newcomer._prepared(config, cohort, "sc3fl", 0, shared)
-    assert all(torch.equal(first[name], again[name]) for name in first)
-
-
-def test_the_preparation_can_be_left_out(out, two_sites, tmp_path, monkeypatch):
-    setting = two_sites("unseen", "tiny", phantoms=True)
-    written = []
-    monkeypatch.setattr(newcomer, "write_atomically", lambda _, data: written.append(data))
-    for prepare in (True, False):
-        options = {"fedm2ct": {"prepare_newcomers": prepare}}
-        config, site = setting.with_options(options).config, setting.newcomer
-        with slices_on_disk(read_cohort(joined_config(config, site)), tmp_path / "s") as slices:
-            plain = config.model_dump(mode="json"), site.model_dump(mode="json")
-            join_unit(*plain, "fedm2ct", 0, str(out / "run"), str(slices), lambda _: None)
-    prepared, plain = (json.loads(data)["scores"] for data in written)
-    assert prepared == scores(out, "fedm2ct")
-    assert prepared["0"]["psnr_db"] != plain["0"]["psnr_db"]

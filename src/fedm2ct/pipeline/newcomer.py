@@ -2,9 +2,7 @@
 
 With no slice, the site reconstructs with the federation's last shared network on its own FBP, or
 the image that networks start from, prompted with its own protocol where the method has a prompt;
-what a method does not share is as at the start (FBP, and networks that change nothing). A server
-with public scans (FedM2CT's, 3SC-FL's) first trains the shared network on them under the newcomer's
-protocol, for as long as the newcomer itself trains when it has slices. With n
+what a method does not share is as at the start (FBP, and networks that change nothing). With n
 slices it trains its own model on from there, alone, on its method's loss at a site; terms that pull
 towards a federation are left out. All take the same number of steps, a quarter of the training's.
 The slices are too few to hold any out: the round is chosen on those that are trained on, and on the
@@ -24,9 +22,8 @@ from fedm2ct.config import ConfigError, RunConfig, SiteConfig, parse_config
 from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.federation.method import ClientHalf, State
 from fedm2ct.federation.methods import METHODS
-from fedm2ct.federation.methods.fedm2ct import MetaServer
 from fedm2ct.federation.methods.pooled import MEMBER, PooledClient
-from fedm2ct.federation.methods.setup import Halves, Setup
+from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.federation.methods.site_client import SiteClient, parameters_of
 from fedm2ct.federation.storage import RoundFiles, load_tensors
 from fedm2ct.files import write_atomically
@@ -121,15 +118,12 @@ def join_unit(
         tests = [(slices.scans[s.scan], s.slices) for s in slices.split["test"]]
         protocol = slices.protocols[site.name]
         data, patients = acquire_tests(tests, protocol, site.name, seed)
-        with starts_kept_in(Path(cohort) / "starts"):
-            if shared and joined.fedm2ct.prepare_newcomers:
-                shared = _prepared(joined, slices, method, seed, shared)
-            for count in COUNTS:
-                reconstructor = _joined(joined, slices, method, seed, shared, count)
+        for count in COUNTS:
+            reconstructor = _joined(joined, slices, method, seed, shared, count)
+            with starts_kept_in(Path(cohort) / "starts"):
                 _, scored = assess({"": reconstructor}, data, protocol, patients, joined.window)
-                scores[str(count)] = asdict(scored[""])
-                text = f"{site.name} joins {method} with {count} slices"
-                on_event({"event": "note", "text": text})
+            scores[str(count)] = asdict(scored[""])
+            on_event({"event": "note", "text": f"{site.name} joins {method} with {count} slices"})
     result = {"scores": scores, "joined": _fingerprint(parsed, site, method)}
     write_atomically(folder / "newcomer.json", json.dumps(result).encode())
 
@@ -177,7 +171,9 @@ def _joined(
     (site,) = config.sites
     if method in CONVENTIONAL:
         return _conventional(cohort, method, site.name, seed, count)
-    halves = _halves(config, cohort, method, seed, max(1, count))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task = _task(cohort, site.name, seed, max(1, count))
+    halves = METHODS[method](Setup(config, [task], seed, cohort.public(), device))
     trainer = halves.trainers[site.name]
     if shared:
         trainer.model.load_shared(shared)
@@ -185,21 +181,6 @@ def _joined(
         return _untrained(trainer.model.eval())
     (client,) = halves.clients.values()
     return _trained(trainer, client, config.training.rounds)
-
-
-def _halves(config: RunConfig, cohort: Cohort, method: str, seed: int, count: int) -> Halves:
-    """Build a method for the newcomer alone, with a number of its slices."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    task = _task(cohort, config.sites[0].name, seed, count)
-    return METHODS[method](Setup(config, [task], seed, cohort.public(), device))
-
-
-def _prepared(config: RunConfig, cohort: Cohort, method: str, seed: int, shared: State) -> State:
-    """Return what the server makes of the shared parameters for the newcomer's protocol."""
-    server = _halves(config, cohort, method, seed, 1).server  # which does not see the slice
-    if isinstance(server, MetaServer):
-        return server.prepared(shared, config.training.rounds)
-    return shared
 
 
 def _conventional(cohort: Cohort, method: str, site: str, seed: int, count: int) -> Reconstructor:

@@ -47,7 +47,6 @@ NOT_TUNED = {
         "public_validation",
         "exchange",
         "cross_protocol",
-        "prepare_newcomers",
     ),
 }
 """Options without a range: switches, and what would buy a method more work."""

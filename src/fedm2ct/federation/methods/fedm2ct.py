@@ -51,24 +51,10 @@ class MetaServer(ServerHalf):
         averaged = self.average(uploads)
         if self.metamodel is None:
             return Aggregate(averaged)
-        return self._fused(round_index, averaged, self.metamodel)
-
-    def _fused(self, round_index: int, averaged: State, metamodel: Metamodel) -> Aggregate:
         start = without_prefix(averaged)
-        meta = metamodel.train(start, round_index)
-        fused, alpha = metamodel.fuse(start, meta, self.alpha)
+        meta = self.metamodel.train(start, round_index)
+        fused, alpha = self.metamodel.fuse(start, meta, self.alpha)
         return Aggregate(with_prefix(fused), {"alpha": alpha})
-
-    def prepared(self, shared: State, rounds: int) -> State:
-        """Return shared parameters after the metamodel alone has trained them for some rounds.
-
-        What the server can do for a site that joins with its protocol and nothing else: its
-        meta-set is then of that protocol. Without a metamodel they come back as they are.
-        """
-        if self.metamodel is not None:
-            for round_index in range(1, rounds + 1):
-                shared = self._fused(round_index, shared, self.metamodel).shared
-        return shared
 
     def state(self) -> State:
         """Return the metamodel's optimiser and the server's twins."""
