@@ -26,6 +26,7 @@ from ablation_scores import collect, read
 from ablation_variants import FULL, variants
 from tqdm import tqdm
 
+from fedm2ct.cli.options import loaded_setting
 from fedm2ct.config import RunConfig, load_config, parse_config
 from fedm2ct.data.sites import META, Split
 from fedm2ct.errors import FedM2CTError
@@ -34,7 +35,7 @@ from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.cohort_files import store_cohort
 from fedm2ct.pipeline.manifest import write_manifest
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
-from fedm2ct.pipeline.settings import SETTINGS, SIZES, load_setting
+from fedm2ct.pipeline.settings import SETTINGS, SIZES
 from fedm2ct.pipeline.train import check_folder
 from fedm2ct.pipeline.tuning import validation_config
 from fedm2ct.pipeline.unit import is_finished, run_unit, unit_folder
@@ -90,10 +91,8 @@ def _given(options: argparse.Namespace) -> RunConfig:
     """Return the file's configuration, or the setting's on its validation patients."""
     if options.setting is None:
         return load_config(options.config)
-    given = {"validation": options.validation_patients, "test": options.test_patients}
-    roles = {role: number for role, number in given.items() if number is not None}
-    setting = load_setting(options.setting, options.size, options.scans, roles=roles)
-    return validation_config(setting)
+    scans = {**vars(options), "phantoms": False}
+    return validation_config(loaded_setting(options.setting, options.size, scans))
 
 
 def _name_files(options: argparse.Namespace) -> None:

@@ -10,9 +10,11 @@ import pytest
 from ablation_page import page
 from ablation_variants import FULL, variants
 
+from fedm2ct.cli.options import loaded_setting
 from fedm2ct.config import load_config, parse_config
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.physics.protocols import protocol_to_dict
+from fedm2ct.pipeline.settings import load_setting
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
@@ -188,9 +190,10 @@ def test_the_command_needs_a_configuration():
 
 def test_a_setting_is_tested_on_its_validation_patients(tmp_path, monkeypatch, one_thread, capsys):
     monkeypatch.setattr(ablation, "run_jobs", in_this_process)
-    load = ablation.load_setting
     monkeypatch.setattr(
-        ablation, "load_setting", lambda *given, roles: load(*given, roles=roles, phantoms=True)
+        ablation,
+        "loaded_setting",
+        lambda name, size, scans: loaded_setting(name, size, {**scans, "phantoms": True}),
     )
     for folder in ("benchmarks/results", "docs"):
         (tmp_path / folder).mkdir(parents=True)
@@ -201,7 +204,7 @@ def test_a_setting_is_tested_on_its_validation_patients(tmp_path, monkeypatch, o
     assert "ablation.py --setting all-in-one --size tiny --scans DIR --out RUN" in text
     stored = tmp_path / "benchmarks" / "results" / "ablation-all-in-one-tiny.json"
     results = json.loads(stored.read_text(encoding="utf-8"))
-    setting = load("all-in-one", "tiny", phantoms=True)
+    setting = load_setting("all-in-one", "tiny", phantoms=True)
     assert results["config"]["test"]["scans"] == setting.validation.scans
     assert list(results["variants"]) == [FULL, "no-prompt"]
     assert ablation.main([*given, "examples/small.toml"]) == 1

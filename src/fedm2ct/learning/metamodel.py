@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fedm2ct.config import TrainingConfig
 from fedm2ct.data.simulate import PairedData
+from fedm2ct.learning.kept import KeptForRounds
 from fedm2ct.learning.losses import Distance
 from fedm2ct.learning.seeds import generator
 from fedm2ct.learning.slices import Slices
@@ -88,12 +89,12 @@ class Metamodel:
         self.seed, self.device = seed, device
         self.optimiser = make_optimiser(list(self.twins.values()), schedule.training)
         self._held_out: dict[str, Slices] | None = None
-        self._pairs: tuple[int, dict[str, Slices]] | None = None
+        self._pairs = KeptForRounds[dict[str, Slices]](schedule.training)
 
     def train(self, start: State, round_index: int) -> State:
         """Return M: the shared parameters after the round's meta-steps from `start`."""
         self.network.load_state_dict(start)
-        pairs = self._training_pairs(round_index)
+        pairs = self._pairs.get(round_index, lambda r: self._on_device(self.source.training(r)))
         draw = generator(self.seed, "metamodel", round_index)
         training, names = self.schedule.training, list(pairs)
         total = training.rounds * self.schedule.steps
@@ -103,12 +104,6 @@ class Metamodel:
             name = names[step % len(names)]
             self._step(self.twins[name], pairs[name], draw)
         return {n: t.detach().clone() for n, t in self.network.state_dict().items()}
-
-    def _training_pairs(self, round_index: int) -> dict[str, Slices]:
-        simulated = self.schedule.training.simulated_in(round_index)
-        if self._pairs is None or self._pairs[0] != simulated:
-            self._pairs = simulated, self._on_device(self.source.training(simulated))
-        return self._pairs[1]
 
     def _on_device(self, pairs: Mapping[str, PairedData]) -> dict[str, Slices]:
         return {n: Slices(pairs[n], self.twins[n], self.device) for n in sorted(pairs)}

@@ -68,28 +68,28 @@ def outputs_of(model: TSiRadonMAP) -> dict[str, Reconstructor]:
 
 @torch.no_grad()
 def reconstruct_all(
-    reconstructors: Mapping[str, Reconstructor], sinogram: torch.Tensor
+    reconstructors: Mapping[str, Reconstructor],
+    sinogram: torch.Tensor,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, HuArray]:
     """Reconstruct in small batches with several reconstructors; HU ``(n, row, column)`` of each."""
     parts: dict[str, list[HuArray]] = {name: [] for name in reconstructors}
+    done = 0
     for part in sinogram.split(SLICES_AT_ONCE):
         for name, reconstructor in reconstructors.items():
             parts[name].append(to_hu(reconstructor(part)))
+        done += len(part)
+        progress(done, len(sinogram))
     return {name: np.concatenate(images) for name, images in parts.items()}
 
 
-@torch.no_grad()
 def reconstruct(
     reconstructor: Reconstructor,
     sinogram: torch.Tensor,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> HuArray:
     """Reconstruct in small batches; return HU ``(n, row, column)``."""
-    parts: list[HuArray] = []
-    for part in sinogram.split(SLICES_AT_ONCE):
-        parts.append(to_hu(reconstructor(part)))
-        progress(sum(map(len, parts)), len(sinogram))
-    return np.concatenate(parts)
+    return reconstruct_all({"": reconstructor}, sinogram, progress)[""]
 
 
 def score(

@@ -8,6 +8,7 @@ from fedm2ct.federation.method import State
 from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.federation.methods.site_client import LossOfRound, SiteClient
 from fedm2ct.learning.cross_protocol import CrossProtocol, CrossSlices
+from fedm2ct.learning.kept import KeptForRounds
 from fedm2ct.learning.trainer import SiteTrainer
 
 
@@ -41,11 +42,12 @@ class CrossProtocolClient(SiteClient):
             validate_training=validate_training,
         )
         self.cross, self.weight = cross, weight
-        self.acquired: tuple[int, CrossSlices] | None = None
+        self.acquired = KeptForRounds[CrossSlices](trainer.training)
 
     def train(self, round_index: int, received: State) -> float:
         """Train for a round, with other protocols' acquisitions beside the site's own."""
-        slices, network = self._slices(round_index), self.trainer.model.shared
+        slices = self.acquired.get(round_index, self.cross.acquire)
+        network = self.trainer.model.shared
         assert network is not None
 
         def further(order: torch.Generator) -> Tensor:
@@ -54,12 +56,6 @@ class CrossProtocolClient(SiteClient):
         return self.trainer.train_round(
             round_index, self.loss_of_round(round_index), further=further
         )
-
-    def _slices(self, round_index: int) -> CrossSlices:
-        simulated = self.trainer.training.simulated_in(round_index)
-        if self.acquired is None or self.acquired[0] != simulated:
-            self.acquired = simulated, self.cross.acquire(simulated)
-        return self.acquired[1]
 
 
 def simulates_protocols(method: str, config: RunConfig) -> bool:
