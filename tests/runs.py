@@ -15,7 +15,7 @@ from fedm2ct.cli import main
 
 from .tiny import scan
 
-PATIENTS = ("ann", "bob", "cat", "dan", "eve", "new")
+PATIENTS = ("ann", "bob", "cat", "dan", "evelyn", "new")
 ROUNDS = 3
 _CONFIG = """
 name = "tiny"
@@ -40,7 +40,7 @@ scans = ["{folder}/dan.npz"]
 slices = 2
 
 [meta]
-scans = ["{folder}/eve.npz"]
+scans = ["{folder}/evelyn.npz"]
 slices = 3
 
 [model]

@@ -32,7 +32,7 @@ def base(tmp_path):
         "image_size": 16,
         "sites": sites,
         "test": {"scans": [f"{folder}/dan.npz"], "slices": 2},
-        "meta": {"scans": [f"{folder}/eve.npz"], "slices": 3},
+        "meta": {"scans": [f"{folder}/evelyn.npz"], "slices": 3},
         "model": {"width": 2},
         "training": {"rounds": 2, "local_steps": 2, "batch_size": 2},
         "fedm2ct": {"meta_steps": 2, "ramp_rounds": 1},

@@ -119,7 +119,7 @@ def test_several_scans_are_scored_by_patient(finished, patients, tmp_path):
     assert len(site["patients"]) == 2
 
 
-@pytest.mark.parametrize(("name", "role"), [("bob", "'B'"), ("eve", "'meta'")])
+@pytest.mark.parametrize(("name", "role"), [("bob", "'B'"), ("evelyn", "'meta'")])
 def test_a_patient_of_the_training_is_refused(finished, patients, tmp_path, capsys, name, role):
     out = tmp_path / "out"
     renamed = tmp_path / "other-name.npz"

@@ -37,7 +37,7 @@ name = "B"
 protocol = "demo-parallel"
 
 [meta]
-scans = ["{folder}/eve.npz"]
+scans = ["{folder}/evelyn.npz"]
 slices = 3
 
 [model]
@@ -63,7 +63,7 @@ threads = 1
 message_timeout_s = 15
 
 [public]
-scans = ["{folder}/eve.npz"]
+scans = ["{folder}/evelyn.npz"]
 """
 
 

@@ -60,7 +60,7 @@ def context(unit):
 
 def test_sites_are_told_nothing_of_scans_or_of_each_other(unit, patients):
     text = unit.to_json()
-    for secret in (str(patients), "eve", "npz", '"A"', '"B"', "demo-sparse", "demo-parallel"):
+    for secret in (str(patients), "evelyn", "npz", '"A"', '"B"', "demo-sparse", "demo-parallel"):
         assert secret not in text
     assert unit_from_json(text) == unit
 

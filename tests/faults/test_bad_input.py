@@ -29,7 +29,7 @@ def refused(tmp_path, patients, capsys):
 
 
 @pytest.mark.parametrize(("make", "said"), BAD_SCANS, ids=lambda x: getattr(x, "__name__", ""))
-@pytest.mark.parametrize("role", ["bob", "dan", "eve"])
+@pytest.mark.parametrize("role", ["bob", "dan", "evelyn"])
 def test_a_bad_scan(refused, patients, tmp_path, make, said, role):
     bad = make(tmp_path).as_posix()
     assert said in refused(lambda text: text.replace(f"{patients}/{role}.npz", bad))
@@ -43,7 +43,7 @@ def test_a_bad_scan(refused, patients, tmp_path, make, said, role):
         ('"fedm2ct"]', '"fedm2ctt"]', ["my.toml", "'methods'", "'fedm2ctt'", "'fedm2ct'"]),
         ("width = 2", 'shared = "unett"', ["my.toml", "'model.shared'", "'unet'"]),
         ('name = "B"', 'name = "A"', ["my.toml", "site names must differ"]),
-        ("eve.npz", "ann.npz", ["'A'", "'meta'", "ann.npz", "one role"]),
+        ("evelyn.npz", "ann.npz", ["'A'", "'meta'", "ann.npz", "one role"]),
         ("dan.npz", "bob.npz", ["'B'", "'test'", "bob.npz", "one role"]),
         ("[test]", "[test", ["my.toml", "not valid TOML"]),
         ('"demo-sparse"', '{beam = "fan"}', ["my.toml", "site 'A'", "'protocol'"]),

@@ -165,7 +165,7 @@ def whole_run(tmp_path_factory, one_thread):
     def marked(load):
         def loaded(name):
             scan = load(name)
-            if not name.endswith(("dan.npz", "eve.npz")):  # the test's and the server's own
+            if not name.endswith(("dan.npz", "evelyn.npz")):  # the test's and the server's own
                 scan = replace(
                     scan,
                     name=f"canary-name {scan.name}",
@@ -191,7 +191,7 @@ def whole_run(tmp_path_factory, one_thread):
         patch.setattr(unit, "site_tasks", remembered(unit.site_tasks))
         sent = record_wire(patch)
         # the test patient and the public scan are named, so they lie elsewhere
-        for name in ("dan", "eve"):
+        for name in ("dan", "evelyn"):
             (folder / f"{name}.npz").write_bytes((scans / f"{name}.npz").read_bytes())
         config = write_config(
             folder / "tiny.toml",
@@ -199,7 +199,7 @@ def whole_run(tmp_path_factory, one_thread):
             methods=("fbp", "fedavg", "fedm2ct"),
             rounds=2,
             change=lambda text: text.replace(f"{scans}/dan", f"{folder}/dan").replace(
-                f"{scans}/eve", f"{folder}/eve"
+                f"{scans}/evelyn", f"{folder}/evelyn"
             ),
         )
         assert cli("train", config, "--out", folder / "run") == 0

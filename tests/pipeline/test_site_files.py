@@ -14,7 +14,7 @@ def test_the_manifest_calls_a_site_s_scans_by_number(finished, patients):
     assert [e["scan"] for e in manifest["slices"]["B"]] == ["B-scan-1", "B-scan-2"]
     assert {e["patient"] for e in manifest["slices"]["B"]} == {"B-patient-1", "B-patient-2"}
     assert manifest["config"]["sites"][1]["scans"] == ["B-scan-1", "B-scan-2"]
-    assert set(manifest["scans"]) == {f"{patients}/{name}.npz" for name in ("dan", "eve")}
+    assert set(manifest["scans"]) == {f"{patients}/{name}.npz" for name in ("dan", "evelyn")}
     assert config_of(finished).sites[0].scans == ["A-scan-1"]
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["config"] == manifest["config"]
