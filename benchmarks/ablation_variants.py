@@ -48,7 +48,22 @@ def _parts(base: RunConfig) -> dict[str, Variant]:
     analytical: Changes = {"model": {"learn_projection": False}}
     other = not base.model.consistency
     start = "tv" if base.model.start == "fbp" else "fbp"
+    private = "two-band" if base.model.private == "unet" else "unet"
+    sees = base.model.private_sees_fbp
     return {
+        f"private-{private}": Variant(
+            f"private network: {private}", changes={"model": {"private": private}}
+        ),
+        **(
+            {}
+            if base.model.start == "fbp"
+            else {
+                "private-without-fbp" if sees else "private-with-fbp": Variant(
+                    f"the private network {'does not see' if sees else 'also sees'} FBP",
+                    changes={"model": {"private_sees_fbp": not sees}},
+                )
+            }
+        ),
         f"start-{start}": Variant(
             f"networks that correct {_STARTS[start]}", changes={"model": {"start": start}}
         ),

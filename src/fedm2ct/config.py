@@ -72,15 +72,18 @@ class MetaConfig(ScansConfig):
 class ModelConfig(_Model):
     """The image networks, the same for every method, and the image that they correct.
 
-    `start` is FBP (whose sinogram part methods may learn), or an iterative reconstruction.
+    `start` is FBP (whose sinogram part methods may learn), or an iterative reconstruction. Beside
+    that one networks see FBP; the private network does not with `private_sees_fbp` false. A method
+    that has no private network of an architecture of its own reads neither field of the private.
     """
 
-    neutral: ClassVar[frozenset[str]] = frozenset({"start"})
+    neutral: ClassVar[frozenset[str]] = frozenset({"start", "private_sees_fbp"})
 
     private: ImageNetworkName = "unet"
     shared: ImageNetworkName = "unet"
     width: int = Field(default=16, ge=1, le=256)
     start: Literal["fbp", "sirt", "tv"] = "fbp"
+    private_sees_fbp: bool = True
     learn_projection: bool = True
     consistency: bool = False
 

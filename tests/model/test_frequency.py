@@ -47,5 +47,11 @@ def test_untrained_it_is_the_identity_and_each_band_learns(name: str) -> None:
     image = torch.rand(2, 1, 16, 16)
     assert torch.allclose(network(image), image, atol=1e-6)
     network(image).square().sum().backward()
+    more = FrequencyNetwork(name, 2, in_channels=2)
+    for parameter in more.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    further = torch.rand(2, 1, 16, 16)
+    seen = [more(torch.cat([image, beside], 1)) for beside in (further, further + 1)]
+    assert seen[0].shape == image.shape and (seen[0] - seen[1]).abs().max() > 1e-3
     for part in (network.low, network.high):
         assert part.last.weight.grad.abs().max() > 0  # type: ignore[union-attr]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedm2ct.model.frequency import PRIVATE_NETWORKS
 from fedm2ct.model.image import IMAGE_NETWORKS, build_image_network
 from fedm2ct.model.start import analytical_input, iterative, starts_kept_in
 from fedm2ct.model.ts_iradonmap import ModelSpec, TSiRadonMAP
@@ -155,11 +156,42 @@ def test_what_is_learned_of_the_projections_is_seen_beside_the_start(shared_inpu
     assert bool(change > 1e-6) == (shared_input == "fbp")
 
 
-@pytest.mark.parametrize("name", IMAGE_NETWORKS)
+@pytest.mark.parametrize("coupling", ["cascaded", "side-by-side"])
+def test_a_private_network_that_does_not_see_fbp_leaves_the_projections_unlearned(coupling) -> None:
+    geometry = GEOMETRIES["flat"]
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        width=4, start="tv", shared_input="fbp", private_sees_fbp=False, coupling=coupling
+    )
+    model = TSiRadonMAP(protocol(geometry), spec)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    data = sinogram(geometry)
+    known = model.analytical(data)
+    model(data, known).final.sum().backward()
+    trained = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"shared", "private"}
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    moved = known.clone()
+    moved[:, 1] += 0.1  # FBP alone
+    change = model(data, moved).private - model(data, known).private  # type: ignore[operator]
+    assert bool(change.abs().max() > 0) == (coupling == "cascaded")  # by the shared one's image
+    moved[:, 0] += 0.1
+    change = model(data, moved).private - model(data, known).private  # type: ignore[operator]
+    assert change.abs().max() > 1e-3
+
+
+def test_without_an_iterative_start_the_private_network_sees_what_it_corrects() -> None:
+    spec = ModelSpec(shared=None, width=4, private_sees_fbp=False)
+    model = TSiRadonMAP(protocol(GEOMETRIES["flat"]), spec)
+    assert all(p.requires_grad for p in model.sinogram.parameters())
+
+
+@pytest.mark.parametrize("name", PRIVATE_NETWORKS)
 def test_every_network_trains_as_private_and_as_shared(name: str) -> None:
     geometry = GEOMETRIES["flat"]
     torch.manual_seed(0)
-    spec = ModelSpec(private=name, shared=name, width=4)
+    spec = ModelSpec(private=name, shared=name if name in IMAGE_NETWORKS else "unet", width=4)
     model = TSiRadonMAP(protocol(geometry), spec)
     data, truth = sinogram(geometry), torch.zeros(1, 1, 32, 32)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)

@@ -6,6 +6,7 @@ from fedm2ct.config import MethodConfig, SiteConfig, parse_config
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.pipeline.fingerprints import (
+    HAS_PRIVATE,
     READS_OUR_OPTIONS,
     run_fingerprint,
     unit_fingerprint,
@@ -46,7 +47,10 @@ def prints(config):
         ({"federation": {"aggregation": "median"}}, set(METHODS) | {"fbp", "sirt", "tv"}),
         ({"privacy": {"update_clip": 1.0}}, set(METHODS) | {"fbp", "sirt", "tv"}),
         ({"method": {"moon": {"temperature": 0.7}}}, {"moon"}),
-        ({"fedm2ct": {"lambda_shared": 0.9}}, {"fedm2ct", "sc3fl"}),
+        ({"fedm2ct": {"lambda_shared": 0.9}}, {"fedm2ct"}),
+        ({"fedm2ct": {"meta_steps": 9}}, {"fedm2ct", "sc3fl"}),
+        ({"model": {"private": "resnet"}}, {"fedm2ct", "fedkd", "fml", "local", "local_public"}),
+        ({"model": {"private_sees_fbp": True}}, set(HAS_PRIVATE)),
     ],
 )
 def test_only_those_that_read_an_option_depend_on_it(config, tables, touched):
@@ -81,17 +85,20 @@ def test_a_neutral_field_counts_only_where_it_is_set(config):
 
 
 class Watched:
-    """A configuration that notes which of its tables are read."""
+    """A configuration that notes what of its tables is read: a method's table, a field of ours."""
 
-    def __init__(self, config, read):
-        self._config, self._read = config, read
+    def __init__(self, config, read, within=""):
+        self._config, self._read, self._within = config, read, within
 
     def __getattr__(self, name):
         value = getattr(self._config, name)
-        if name == "method":
-            return Watched(value, self._read)
-        if name == "fedm2ct" or name in MethodConfig.model_fields:
-            self._read.add(name)
+        if name in ("method", "fedm2ct", "model"):
+            return Watched(value, self._read, name)
+        if (self._within == "method" and name in MethodConfig.model_fields) or self._within in (
+            "fedm2ct",
+            "model",
+        ):
+            self._read.add((self._within, name))
         return value
 
 
@@ -99,7 +106,10 @@ class Watched:
 def test_a_method_reads_its_own_options_and_no_others(method):
     read, made = set(), tiny.setup()
     METHODS[method](Setup(Watched(made.config, read), made.tasks, made.seed, made.public))
-    allowed = {method} if method in MethodConfig.model_fields else set()
-    if method in READS_OUR_OPTIONS:
-        allowed.add("fedm2ct")
-    assert read == allowed
+    own = {("method", method)} if method in MethodConfig.model_fields else set()
+    assert {entry for entry in read if entry[0] == "method"} == own
+    ours = {name for table, name in read if table == "fedm2ct"}
+    assert ours <= set(READS_OUR_OPTIONS.get(method, ()))
+    assert bool(ours) == (method in READS_OUR_OPTIONS)
+    private = {name for table, name in read if table == "model"} & {"private", "private_sees_fbp"}
+    assert bool(private) == (method in HAS_PRIVATE)

@@ -1,11 +1,12 @@
 """An image network for each of two frequency bands, after FedFDD (Chen et al., MIDL 2024)."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from fedm2ct.model.image import build_image_network
+from fedm2ct.model.image import IMAGE_NETWORKS, build_image_network
 
 CUTOFF = 0.465
 """Radius of the low band in the plane of DCT indices, relative to its diagonal.
@@ -39,17 +40,25 @@ def split_bands(image: Tensor, cutoff: float = CUTOFF) -> tuple[Tensor, Tensor]:
 class FrequencyNetwork(nn.Module):
     """Corrects each band by a network of its own, which sees the whole image beside it.
 
-    The sum of both is the result; untrained, that is the image itself.
+    The sum of both is the result; untrained, that is the image itself. Further channels, which
+    are not corrected, are seen by both.
     """
 
-    def __init__(self, name: str, width: int) -> None:
+    def __init__(self, name: str, width: int, in_channels: int = 1) -> None:
         super().__init__()
-        self.low = build_image_network(name, 2, width)
-        self.high = build_image_network(name, 2, width)
+        self.low = build_image_network(name, 1 + in_channels, width)
+        self.high = build_image_network(name, 1 + in_channels, width)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Correct ``(batch, 1, row, column)``."""
-        low, high = split_bands(image)
+        """Return the first channel of ``(batch, in_channels, row, column)``, corrected."""
+        low, high = split_bands(image[:, :1])
         corrected: Tensor = self.low(torch.cat([low, image], dim=1))
         corrected = corrected + self.high(torch.cat([high, image], dim=1))
         return corrected
+
+
+PRIVATE_NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
+    **IMAGE_NETWORKS,
+    "two-band": lambda in_channels, width: FrequencyNetwork("unet", width, in_channels),
+}
+"""What a private image network may be, by name; no prompt reaches it."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fedm2ct.model.backprojection import LearnableBackprojection
-from fedm2ct.model.frequency import FrequencyNetwork
+from fedm2ct.model.frequency import PRIVATE_NETWORKS, FrequencyNetwork
 from fedm2ct.model.image import (
     ImageNetwork,
     PromptedNetwork,
@@ -44,7 +44,7 @@ class ModelSpec:
     Attributes
     ----------
     private, shared
-        Registered image networks; None leaves the network out.
+        Registered image networks (`PRIVATE_NETWORKS`, `IMAGE_NETWORKS`); None leaves one out.
     width
         Channels at the finest level of both networks.
     prompted
@@ -70,6 +70,8 @@ class ModelSpec:
     output
         What the site's reconstruction is where there are two networks: both, ``weighted`` on
         validation slices, or the ``private`` one's image alone.
+    private_sees_fbp
+        Whether the private network sees FBP, learned or not, beside an iterative start.
     consistency
         Whether the private network also sees the FBP of what its input image (the shared one's
         output where cascaded, else x0) leaves unexplained of the measurement.
@@ -88,6 +90,7 @@ class ModelSpec:
     output: Literal["weighted", "private"] = "weighted"
     condition: Literal["protocol", "hyperfed"] = "protocol"
     start: Start = "fbp"
+    private_sees_fbp: bool = True
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class TSiRadonMAP(nn.Module):
         self.register_buffer("private_weight", torch.tensor(weight))
         self.sinogram = SinogramNetwork(protocol.geometry)
         self.backprojection = LearnableBackprojection(protocol.geometry, protocol.grid)
-        if not spec.learn_projection:
+        if not self._learns_projection:
             for part in (self.sinogram, self.backprojection):
                 part.requires_grad_(False)
         self.shared = None
@@ -194,7 +197,7 @@ class TSiRadonMAP(nn.Module):
             )
         self.private = None
         if spec.private is not None:
-            self.private = build_image_network(spec.private, self._private_inputs(), spec.width)
+            self.private = PRIVATE_NETWORKS[spec.private](self._private_inputs(), spec.width)
         self.projector = Projector(protocol.geometry, protocol.grid) if spec.consistency else None
 
     @property
@@ -202,11 +205,25 @@ class TSiRadonMAP(nn.Module):
         return self.spec.shared is not None and self.spec.coupling == "cascaded"
 
     def _private_inputs(self) -> int:
-        return 1 + self._iterative + self._cascaded + self.spec.consistency
+        return 1 + self._cascaded + self._private_sees_fbp + self.spec.consistency
 
     @property
     def _iterative(self) -> bool:
         return self.spec.start != "fbp"
+
+    @property
+    def _private_sees_fbp(self) -> bool:
+        """Whether the private network sees FBP beside another image that it corrects."""
+        return self._iterative and self.spec.private_sees_fbp
+
+    @property
+    def _learns_projection(self) -> bool:
+        """Whether F and B are learned; where no network sees their image they cannot be."""
+        spec = self.spec
+        private = spec.private is not None and (not self._iterative or spec.private_sees_fbp)
+        shared = spec.shared is not None and spec.shared_input == "learned"
+        alone = spec.private is None and spec.shared is None
+        return spec.learn_projection and (private or shared or alone)
 
     def analytical(self, sinogram: Tensor) -> Tensor:
         """Return what is not learned: FBP, and before it the iterative image if there is one."""
@@ -217,7 +234,7 @@ class TSiRadonMAP(nn.Module):
         """Whether FBP itself is part of the reconstruction."""
         return (
             self._iterative
-            or not self.spec.learn_projection
+            or not self._learns_projection
             or (self.shared is not None and self.spec.shared_input == "fbp")
         )
 
@@ -234,7 +251,7 @@ class TSiRadonMAP(nn.Module):
         """
         if analytical is None and self.needs_analytical:
             analytical = self.analytical(sinogram)
-        if self.spec.learn_projection:
+        if self._learns_projection:
             x0: Tensor = self.backprojection(self.sinogram(sinogram))
         else:
             assert analytical is not None
@@ -264,7 +281,7 @@ class TSiRadonMAP(nn.Module):
         if shared is not None and self._cascaded:
             z = shared.detach()
             views = [z, start] if self.spec.cascade_from == "shared" else [start, z]
-        if self._iterative:
+        if self._private_sees_fbp:
             views.append(x0)
         if self.spec.consistency:
             views.append(self.unexplained(sinogram, views[0].detach()))

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedm2ct.config import MethodConfig, RunConfig
+from fedm2ct.config import FedM2CTConfig, MethodConfig, ModelConfig, RunConfig
 
 _OF_SOME_UNITS = frozenset(
     {"name", "methods", "seeds", "test", "window", "evaluation", "fedm2ct", "method"}
@@ -18,13 +18,18 @@ _OF_SOME_UNITS = frozenset(
 """What not all training of a run depends on; a field that is not here concerns every unit."""
 SCORES = 2
 """Version of what a result holds: results of another one are scored again on ``--resume``."""
-READS_OUR_OPTIONS = ("fedm2ct", "sc3fl")
-"""The methods that read the table ``[fedm2ct]``; a test builds every method and watches."""
+READS_OUR_OPTIONS = {"fedm2ct": tuple(FedM2CTConfig.model_fields), "sc3fl": ("meta_steps",)}
+"""Which fields of the table ``[fedm2ct]`` methods read; a test builds every method and watches."""
+HAS_PRIVATE = ("fedm2ct", "fedkd", "fml", "local", "local_public")
+"""The methods that read the fields of `_USUAL`; the same test watches."""
+_USUAL = {name: ModelConfig.model_fields[name].default for name in ("private", "private_sees_fbp")}
+"""What ``[model]`` says of the private image network, and the values that need no mention."""
 
 
 def run_fingerprint(config: RunConfig) -> str:
     """Hash what the training of every unit of a run depends on."""
-    return _hash({n: v for n, v in _tables(config).items() if n not in _OF_SOME_UNITS})
+    shared = config.model_copy(update={"model": config.model.model_copy(update=_USUAL)})
+    return _hash({n: v for n, v in _tables(shared).items() if n not in _OF_SOME_UNITS})
 
 
 def unit_fingerprint(config: RunConfig, method: str) -> str:
@@ -33,10 +38,17 @@ def unit_fingerprint(config: RunConfig, method: str) -> str:
 
 
 def own_options(config: RunConfig, method: str) -> dict[str, Any]:
-    """Return the tables that one method reads and no other one does."""
-    found = {}
+    """Return what of a configuration some methods read and others do not.
+
+    Fields of the private network count where they are not as they were before there was a choice.
+    """
+    found: dict[str, Any] = {}
+    if method in HAS_PRIVATE:
+        given = {name: getattr(config.model, name) for name in _USUAL}
+        found.update({name: value for name, value in given.items() if value != _USUAL[name]})
     if method in READS_OUR_OPTIONS:
-        found["fedm2ct"] = _plain(config.fedm2ct)
+        table = _tables(config.fedm2ct)
+        found["fedm2ct"] = {n: table[n] for n in READS_OUR_OPTIONS[method] if n in table}
     if method in MethodConfig.model_fields:
         found["method"] = _plain(getattr(config.method, method))
     return found

@@ -16,6 +16,7 @@ from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import TEMPORARY_MARK, write_atomically
+from fedm2ct.model.frequency import PRIVATE_NETWORKS
 from fedm2ct.model.image import IMAGE_NETWORKS
 from fedm2ct.pipeline.cohort_files import store_cohort
 from fedm2ct.pipeline.conventional import CONVENTIONAL
@@ -56,7 +57,7 @@ def check_names(config: RunConfig) -> None:
     """
     for method in config.methods:
         _check_name("methods", method, [*CONVENTIONAL, *METHODS])
-    _check_name("model.private", config.model.private, list(IMAGE_NETWORKS))
+    _check_name("model.private", config.model.private, list(PRIVATE_NETWORKS))
     _check_name("model.shared", config.model.shared, list(IMAGE_NETWORKS))
 
 

@@ -48,7 +48,7 @@ def build(setup: Setup) -> Halves:
     strength = setup.config.method.ditto.lambda_personal
     return federate(
         setup,
-        two_networks(setup, private=setup.config.model.shared),
+        two_networks(setup, alike=True),
         lambda trainer: PersonalClient(trainer, lambda _: loss, strength),
         AveragingServer,
     )

@@ -116,6 +116,7 @@ def build(setup: Setup) -> Halves:
     model, own = setup.config.model, setup.config.fedm2ct
     spec = ModelSpec(
         private=model.private,
+        private_sees_fbp=model.private_sees_fbp,
         shared=model.shared,
         width=model.width,
         start=model.start,

@@ -46,5 +46,5 @@ def build(setup: Setup) -> Halves:
     def client(trainer: SiteTrainer) -> SiteClient:
         return SiteClient(trainer, lambda _: loss, validate_download=True, validate_training=True)
 
-    spec = two_networks(setup, private=setup.config.model.private)
+    spec = two_networks(setup, alike=False)
     return federate(setup, spec, client, AveragingServer)

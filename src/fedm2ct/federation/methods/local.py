@@ -29,6 +29,7 @@ def build(setup: Setup) -> Halves:
     model = setup.config.model
     spec = ModelSpec(
         private=model.private,
+        private_sees_fbp=model.private_sees_fbp,
         shared=None,
         width=model.width,
         start=model.start,

@@ -4,7 +4,7 @@ from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.model.ts_iradonmap import ModelSpec
 
 
-def two_networks(setup: Setup, private: str) -> ModelSpec:
+def two_networks(setup: Setup, *, alike: bool) -> ModelSpec:
     """Return a model of a private and a shared image network that do not see each other.
 
     Both correct what the private sinogram network and back-projection, which learn from both, make
@@ -15,12 +15,14 @@ def two_networks(setup: Setup, private: str) -> ModelSpec:
     ----------
     setup
         What the method is built from.
-    private
-        The private network's architecture.
+    alike
+        Whether the private network is of the shared one's kind and sees the same; otherwise it is
+        what the configuration says of private networks.
     """
     model = setup.config.model
     return ModelSpec(
-        private=private,
+        private=model.shared if alike else model.private,
+        private_sees_fbp=alike or model.private_sees_fbp,
         shared=model.shared,
         width=model.width,
         start=model.start,
