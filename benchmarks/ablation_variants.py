@@ -48,22 +48,8 @@ def _parts(base: RunConfig) -> dict[str, Variant]:
     analytical: Changes = {"model": {"learn_projection": False}}
     other = not base.model.consistency
     start = "tv" if base.model.start == "fbp" else "fbp"
-    private = "two-band" if base.model.private == "unet" else "unet"
-    sees = base.model.private_sees_fbp
     return {
-        f"private-{private}": Variant(
-            f"private network: {private}", changes={"model": {"private": private}}
-        ),
-        **(
-            {}
-            if base.model.start == "fbp"
-            else {
-                "private-without-fbp" if sees else "private-with-fbp": Variant(
-                    f"the private network {'does not see' if sees else 'also sees'} FBP",
-                    changes={"model": {"private_sees_fbp": not sees}},
-                )
-            }
-        ),
+        **_private(base),
         f"start-{start}": Variant(
             f"networks that correct {_STARTS[start]}", changes={"model": {"start": start}}
         ),
@@ -88,6 +74,24 @@ def _parts(base: RunConfig) -> dict[str, Variant]:
             changes={"model": {"consistency": other}},
         ),
     }
+
+
+def _private(base: RunConfig) -> dict[str, Variant]:
+    """Take another private network, or let it see something else."""
+    model = base.model
+    other = "two-band" if model.private == "unet" else "unet"
+    found = {
+        f"private-{other}": Variant(
+            f"private network: {other}", changes={"model": {"private": other}}
+        )
+    }
+    if model.start != "fbp":  # beside which the private network may see FBP
+        sees = model.private_sees_fbp
+        found["private-without-fbp" if sees else "private-with-fbp"] = Variant(
+            "the private network does not see FBP" if sees else "the private network also sees FBP",
+            changes={"model": {"private_sees_fbp": not sees}},
+        )
+    return found
 
 
 def _mutual(own: FedM2CTConfig) -> dict[str, Variant]:
