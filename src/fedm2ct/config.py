@@ -73,8 +73,8 @@ class ModelConfig(_Model):
     """The image networks, the same for every method, and the image that they correct.
 
     `start` is FBP (whose sinogram part methods may learn), or an iterative reconstruction. Beside
-    that one networks see FBP; the private network does not with `private_sees_fbp` false. A method
-    that has no private network of an architecture of its own reads neither field of the private.
+    that one networks see FBP; with `private_sees_fbp` false the private network does not. Methods
+    without a private network of an architecture of its own read neither that field nor `private`.
     """
 
     neutral: ClassVar[frozenset[str]] = frozenset({"start", "private_sees_fbp"})
