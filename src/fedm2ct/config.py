@@ -74,7 +74,7 @@ class ModelConfig(_Model):
 
     `start` is FBP (whose sinogram part methods may learn), or an iterative reconstruction. Beside
     that one networks see FBP; with `private_sees_fbp` false the private network does not. Methods
-    without a private network of an architecture of its own read neither that field nor `private`.
+    without a private network of an architecture of their own read neither that field nor `private`.
     """
 
     neutral: ClassVar[frozenset[str]] = frozenset({"start", "private_sees_fbp"})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedm2ct.errors import FedM2CTError
 from fedm2ct.model.frequency import PRIVATE_NETWORKS
 from fedm2ct.model.image import IMAGE_NETWORKS, build_image_network
 from fedm2ct.model.start import analytical_input, iterative, starts_kept_in
@@ -185,6 +186,14 @@ def test_without_an_iterative_start_the_private_network_sees_what_it_corrects() 
     spec = ModelSpec(shared=None, width=4, private_sees_fbp=False)
     model = TSiRadonMAP(protocol(GEOMETRIES["flat"]), spec)
     assert all(p.requires_grad for p in model.sinogram.parameters())
+
+
+def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
+    for spec in (ModelSpec(private="twoband"), ModelSpec(shared="two-band")):
+        with pytest.raises(FedM2CTError, match=r"choose one of .*unet"):
+            TSiRadonMAP(protocol(GEOMETRIES["flat"]), spec)
+    with pytest.raises(FedM2CTError, match="two-band"):
+        TSiRadonMAP(protocol(GEOMETRIES["flat"]), ModelSpec(private="twoband"))
 
 
 @pytest.mark.parametrize("name", PRIVATE_NETWORKS)

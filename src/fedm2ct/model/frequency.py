@@ -1,12 +1,11 @@
 """An image network for each of two frequency bands, after FedFDD (Chen et al., MIDL 2024)."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from fedm2ct.model.image import IMAGE_NETWORKS, build_image_network
+from fedm2ct.model.image import IMAGE_NETWORKS, Builder, build_image_network
 
 CUTOFF = 0.465
 """Radius of the low band in the plane of DCT indices, relative to its diagonal.
@@ -57,7 +56,7 @@ class FrequencyNetwork(nn.Module):
         return corrected
 
 
-PRIVATE_NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
+PRIVATE_NETWORKS: dict[str, Builder[nn.Module]] = {
     **IMAGE_NETWORKS,
     "two-band": lambda in_channels, width: FrequencyNetwork("unet", width, in_channels),
 }

@@ -7,8 +7,9 @@ There is no normalisation layer, hence no buffer that a federation would have to
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from fedm2ct.model.precision import ReducedPrecision
 from fedm2ct.model.prompt import PromptMLP
 
 Modulation = Sequence[tuple[Tensor, Tensor]]
+Built = TypeVar("Built", bound=nn.Module)
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -189,7 +191,10 @@ class ResNet(ImageNetwork):
         return out
 
 
-IMAGE_NETWORKS: dict[str, Callable[[int, int], ImageNetwork]] = {
+Builder = Callable[[int, int], Built]
+"""Builds a network from its input channels and its width."""
+
+IMAGE_NETWORKS: dict[str, Builder[ImageNetwork]] = {
     "unet": UNet,
     "redcnn": REDCNN,
     "resnet": ResNet,
@@ -197,17 +202,24 @@ IMAGE_NETWORKS: dict[str, Callable[[int, int], ImageNetwork]] = {
 
 
 def build_image_network(name: str, in_channels: int, width: int) -> ImageNetwork:
-    """Build a registered network.
+    """Build one of `IMAGE_NETWORKS`; see `build_registered`."""
+    return build_registered(IMAGE_NETWORKS, name, in_channels, width)
+
+
+def build_registered(
+    networks: Mapping[str, Builder[Built]], name: str, in_channels: int, width: int
+) -> Built:
+    """Build the network of a name.
 
     Raises
     ------
     FedM2CTError
         When the name is not registered.
     """
-    if name not in IMAGE_NETWORKS:
-        known = ", ".join(sorted(IMAGE_NETWORKS))
+    if name not in networks:
+        known = ", ".join(sorted(networks))
         raise FedM2CTError(f"image network {name!r} is not known; choose one of {known}")
-    return IMAGE_NETWORKS[name](in_channels, width)
+    return networks[name](in_channels, width)
 
 
 class PromptedNetwork(nn.Module):

@@ -22,6 +22,7 @@ from fedm2ct.model.image import (
     ImageNetwork,
     PromptedNetwork,
     build_image_network,
+    build_registered,
 )
 from fedm2ct.model.prompt import CONDITIONS
 from fedm2ct.model.sinogram import SinogramNetwork
@@ -197,7 +198,9 @@ class TSiRadonMAP(nn.Module):
             )
         self.private = None
         if spec.private is not None:
-            self.private = PRIVATE_NETWORKS[spec.private](self._private_inputs(), spec.width)
+            self.private = build_registered(
+                PRIVATE_NETWORKS, spec.private, self._private_inputs(), spec.width
+            )
         self.projector = Projector(protocol.geometry, protocol.grid) if spec.consistency else None
 
     @property
