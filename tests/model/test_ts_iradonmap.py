@@ -34,7 +34,7 @@ FULL, SHORT, LIMITED = (
 
 
 def fan(angles: tuple[float, ...], detector: str, offset: float = 0.0) -> FanGeometry:
-    return FanGeometry(angles, 48, 18.0, 595.0, 1085.6, detector, offset)  # type: ignore[arg-type]
+    return FanGeometry(angles, 48, 18.0, 595.0, 1085.6, detector, offset)
 
 
 GEOMETRIES: dict[str, Geometry] = {
@@ -62,7 +62,7 @@ def sinogram(geometry: Geometry) -> torch.Tensor:
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_untrained_is_fbp_in_every_output(name: str, coupling: str) -> None:
     geometry = GEOMETRIES[name]
-    model = TSiRadonMAP(protocol(geometry), ModelSpec(width=4, coupling=coupling))  # type: ignore[arg-type]
+    model = TSiRadonMAP(protocol(geometry), ModelSpec(width=4, coupling=coupling))
     data = sinogram(geometry)
     expected = fbp(data, geometry, GRID)
     result = model(data)
@@ -94,7 +94,7 @@ def test_iterative_images_are_kept_and_read_again_for_the_same_measurement_only(
 def test_lower_precision_is_for_training_only() -> None:
     torch.manual_seed(0)
     network = build_image_network("unet", 1, 4)
-    torch.nn.init.normal_(network.last.weight)  # type: ignore[union-attr, arg-type]
+    torch.nn.init.normal_(network.last.weight)
     image = torch.rand(2, 1, 16, 16)
     exact = network(image)
     network.training_dtype = torch.bfloat16
@@ -110,7 +110,7 @@ def test_sinogram_network_corrects_in_lower_precision_while_training_only() -> N
     torch.manual_seed(0)
     geometry = GEOMETRIES["flat"]
     model = TSiRadonMAP(protocol(geometry), ModelSpec(width=4)).sinogram
-    torch.nn.init.normal_(model.correct[-1].weight, std=0.1)  # type: ignore[arg-type]
+    torch.nn.init.normal_(model.correct[-1].weight, std=0.1)
     data = sinogram(geometry)
     exact = model(data)
     model.training_dtype = torch.bfloat16
@@ -140,20 +140,20 @@ def test_untrained_is_the_iterative_image_it_starts_from(start, cascade_from, co
 def test_what_is_learned_of_the_projections_is_seen_beside_the_start(shared_input: str) -> None:
     geometry = GEOMETRIES["flat"]
     torch.manual_seed(0)
-    spec = ModelSpec(width=4, start="tv", shared_input=shared_input)  # type: ignore[arg-type]
+    spec = ModelSpec(width=4, start="tv", shared_input=shared_input)
     model = TSiRadonMAP(protocol(geometry), spec)
     data = sinogram(geometry)
     known = model.analytical(data)
     for parameter in model.parameters():  # nothing at zero, so that every path is open
         torch.nn.init.normal_(parameter, std=0.05)
     result = model(data, known)
-    result.private.sum().backward()  # type: ignore[union-attr]
+    result.private.sum().backward()
     reached = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert any(n.startswith("sinogram.") for n in reached)
     assert any(n.startswith("backprojection.") for n in reached)
     moved = known.clone()
     moved[:, 1] += 0.1  # FBP alone: the shared network sees it where it is its input
-    change = (model(data, moved).shared - result.shared).abs().max()  # type: ignore[operator]
+    change = (model(data, moved).shared - result.shared).abs().max()
     assert bool(change > 1e-6) == (shared_input == "fbp")
 
 
@@ -175,10 +175,10 @@ def test_a_private_network_that_does_not_see_fbp_leaves_the_projections_unlearne
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     moved = known.clone()
     moved[:, 1] += 0.1  # FBP alone
-    change = model(data, moved).private - model(data, known).private  # type: ignore[operator]
+    change = model(data, moved).private - model(data, known).private
     assert bool(change.abs().max() > 0) == (coupling == "cascaded")  # by the shared one's image
     moved[:, 0] += 0.1
-    change = model(data, moved).private - model(data, known).private  # type: ignore[operator]
+    change = model(data, moved).private - model(data, known).private
     assert change.abs().max() > 1e-3
 
 
@@ -223,14 +223,14 @@ def test_every_name_is_declared_and_only_the_shared_network_is_shared() -> None:
         n for n in model.state_dict() if n.split(".")[0] == "shared"
     }
     assert not (set(model.shared_state()) & set(model.private_state()))
-    assert not list(model.shared.buffers())  # type: ignore[union-attr]
+    assert not list(model.shared.buffers())
 
 
 @pytest.mark.parametrize("name", IMAGE_NETWORKS)
 @pytest.mark.parametrize("prompted", [True, False])
 def test_a_part_of_the_shared_network_may_stay_at_the_site(name: str, prompted: bool) -> None:
     def shared(kept: str) -> set[str]:
-        spec = ModelSpec(shared=name, width=2, prompted=prompted, kept=kept)  # type: ignore[arg-type]
+        spec = ModelSpec(shared=name, width=2, prompted=prompted, kept=kept)
         model = TSiRadonMAP(protocol(GEOMETRIES["flat"]), spec)
         assert set(model.shared_parameters()) == set(model.shared_state())
         return set(model.shared_state())
@@ -281,23 +281,23 @@ def test_the_private_loss_sends_no_gradient_into_the_shared_network() -> None:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     model(sinogram(geometry)).private.square().mean().backward()
-    assert all(p.grad is None for p in model.shared.parameters())  # type: ignore[union-attr]
-    assert all(p.grad is not None for p in model.private.parameters())  # type: ignore[union-attr]
+    assert all(p.grad is None for p in model.shared.parameters())
+    assert all(p.grad is not None for p in model.private.parameters())
 
 
 def test_the_prompt_changes_nothing_at_the_start_and_something_later() -> None:
     geometry = GEOMETRIES["flat"]
     model = TSiRadonMAP(protocol(geometry), ModelSpec(private=None, width=4))
-    for name, parameter in model.shared.named_parameters():  # type: ignore[union-attr]
+    for name, parameter in model.shared.named_parameters():
         if ".prompt." not in name:
             torch.nn.init.normal_(parameter, std=0.1)
     image = torch.rand(2, 1, 32, 32)
     one, two = model.condition, TSiRadonMAP(protocol(GEOMETRIES["parallel"]), model.spec).condition
     with torch.no_grad():
-        before = model.shared(image, one)  # type: ignore[misc]
-        assert torch.equal(before, model.shared(image, two))  # type: ignore[misc]
-        torch.nn.init.normal_(model.shared.body.prompt.layers[-1].weight)  # type: ignore[union-attr]
-        assert not torch.allclose(model.shared(image, one), model.shared(image, two))  # type: ignore[misc]
+        before = model.shared(image, one)
+        assert torch.equal(before, model.shared(image, two))
+        torch.nn.init.normal_(model.shared.body.prompt.layers[-1].weight)
+        assert not torch.allclose(model.shared(image, one), model.shared(image, two))
 
 
 def test_consistency_channel_is_zero_for_an_image_that_explains_the_data() -> None:
@@ -306,7 +306,7 @@ def test_consistency_channel_is_zero_for_an_image_that_explains_the_data() -> No
     image = torch.rand(1, 1, 32, 32)
     from fedm2ct.units import MU_WATER_PER_MM
 
-    data = model.projector(image) * MU_WATER_PER_MM  # type: ignore[misc]
+    data = model.projector(image) * MU_WATER_PER_MM
     assert model.unexplained(data, image).abs().max() < 1e-4
     assert model.unexplained(data, image * 0.5).abs().max() > 0.1
 

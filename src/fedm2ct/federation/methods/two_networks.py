@@ -7,9 +7,11 @@ from fedm2ct.model.ts_iradonmap import ModelSpec
 def two_networks(setup: Setup, *, alike: bool) -> ModelSpec:
     """Return a model of a private and a shared image network that do not see each other.
 
-    Both correct what the private sinogram network and back-projection, which learn from both, make
-    of a scan. The site's reconstruction is the private network's image: the papers' product is the
-    personal model. (FedM2CT weighs both; the shared network's own image is reported as well.)
+    Both correct what the private sinogram network and back-projection make of a scan, or see it
+    beside an iterative start (the private one not, with ``model.private_sees_fbp = false``); those
+    learn from whichever sees their image. The site's reconstruction is the private network's
+    image: the papers' product is the personal model. (FedM2CT weighs both; the shared network's
+    own image is reported as well.)
 
     Parameters
     ----------
