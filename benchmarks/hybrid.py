@@ -26,6 +26,7 @@ from ablation_scores import machine
 from hybrid_page import page
 
 from fedm2ct.config import RunConfig, parse_config
+from fedm2ct.device import compute_device
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.evaluation.perceptual import Perceptual
 from fedm2ct.federation.method import State
@@ -120,7 +121,8 @@ def downloads(config: RunConfig, method: str, cohort: Cohort, folder: Path) -> l
 
 def halves_of(config: RunConfig, method: str, cohort: Cohort) -> Halves:
     """Build a method's halves."""
-    return METHODS[method](Setup(config, site_tasks(cohort, SEED), SEED, cohort.public()))
+    tasks = site_tasks(cohort, SEED)
+    return METHODS[method](Setup(config, tasks, SEED, cohort.public(), compute_device()))
 
 
 def trained(

@@ -13,6 +13,7 @@ import torch
 
 from fedm2ct.data.resample import slices_on_grid
 from fedm2ct.data.scans import Scan
+from fedm2ct.device import compute_device
 from fedm2ct.physics.geometry import Geometry
 from fedm2ct.physics.noise import add_dose_noise
 from fedm2ct.physics.operators import Projector
@@ -135,8 +136,9 @@ def project_finely(fine: torch.Tensor, protocol: Protocol, oversampling: int) ->
     parts = []
     with torch.no_grad():
         for part in torch.split(fine, _SLICES_AT_ONCE):
-            rays: torch.Tensor = projector(part) * MU_WATER_PER_MM
-            parts.append(rays.reshape(*rays.shape[:-1], -1, oversampling).mean(-1))
+            rays: torch.Tensor = projector(part.to(compute_device())) * MU_WATER_PER_MM
+            binned = rays.reshape(*rays.shape[:-1], -1, oversampling).mean(-1)
+            parts.append(binned.to(fine.device))
     return torch.cat(parts)
 
 

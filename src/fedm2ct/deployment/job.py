@@ -10,12 +10,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from fedm2ct.config import parse_config
 from fedm2ct.deployment.cohorts import coordinator_cohort, tasks_without_slices
 from fedm2ct.deployment.folders import FOLDER_VARIABLE, CoordinatorFolder
 from fedm2ct.deployment.registry import registered_nodes
+from fedm2ct.device import compute_device
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.federation.protection import build_halves
@@ -54,9 +53,8 @@ def _federate(folder: CoordinatorFolder, job: dict[str, Any], grid: "Grid", log:
 
     config, seed, settings = parse_config(job["config"]), int(job["seed"]), folder.settings()
     cohort = coordinator_cohort(config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tasks = tasks_without_slices(cohort.protocols)
-    setup = Setup(config, tasks, seed, cohort.public(), device)
+    setup = Setup(config, tasks, seed, cohort.public(), compute_device())
     halves = build_halves(job["method"], setup)
     nodes = registered_nodes(folder)
     remote = RemoteGrid(

@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from fedm2ct.deployment.cohorts import site_cohort
 from fedm2ct.deployment.federation_file import NOT_DEPLOYED, config_at_site
 from fedm2ct.deployment.folders import SiteFolder
 from fedm2ct.deployment.unit_of_work import UnitOfWork, member, unit_from_json
+from fedm2ct.device import compute_device
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.checkpoint import RunIdentity
 from fedm2ct.federation.method import ClientHalf, State
@@ -106,10 +105,9 @@ class SiteHost:
                 f"the coordinator knows no site {name!r} with the protocol of this site.toml; "
                 "agree on name and protocol"
             )
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         elsewhere = [protocol_from_dict(table) for table in unit.protocols]
         tasks, public = site_tasks(cohort, unit.seed), cohort.public()
-        setup = Setup(config, tasks, unit.seed, public, device, elsewhere)
+        setup = Setup(config, tasks, unit.seed, public, compute_device(), elsewhere)
         halves = build_halves(unit.method, setup)
         root = self._folder.runs / unit.folder
         write_manifest(config, cohort, self._folder.runs / unit.run)

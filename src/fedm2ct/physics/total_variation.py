@@ -31,6 +31,7 @@ DENSEST = 1.0 + HU_MAX / 1000.0
 
 _GRADIENT_SCALE = 1 / math.sqrt(8)  # forward differences in two dimensions: norm below sqrt(8)
 _CHECK_EVERY = 10
+_CPU = torch.device("cpu")
 _STATISTICAL_BALANCE = 200.0
 """With statistical weights: 150 to 500 came nearest to the minimum at the demo's sites."""
 
@@ -144,20 +145,20 @@ def statistical_total_variation(
 
 
 @lru_cache(maxsize=16)
-def operator_norm(projector: Projector, iterations: int = 30) -> float:
+def operator_norm(projector: Projector, iterations: int = 30, device: torch.device = _CPU) -> float:
     """Return the projector's largest singular value in mm, by power iteration.
 
     From an image of ones: the matrix has no negative element, so its leading singular vector has
     none either (Perron and Frobenius) and the start is not orthogonal to it. The value is reached
-    from below. It is kept for a projector that comes again, as with the next batch.
+    from below. It is kept for a projector that comes again on a device, as with the next batch.
     """
-    image = torch.ones(projector.grid.shape)
-    largest = 0.0
+    image = torch.ones(projector.grid.shape, device=device)
+    largest = image.norm()
     with torch.no_grad():
         for _ in range(iterations):
             image = projector.adjoint(projector(image / image.norm()))
-            largest = float(image.norm())
-    return math.sqrt(largest)
+            largest = image.norm()
+    return math.sqrt(float(largest))
 
 
 class _Problem:
@@ -172,7 +173,8 @@ class _Problem:
         lowest: float,
     ) -> None:
         self.projector, self.lowest = projector, lowest
-        self.norm = 1.01 * operator_norm(projector)  # power iteration comes from below
+        norm = operator_norm(projector, device=sinogram.device)
+        self.norm = 1.01 * norm  # power iteration comes from below
         self.target = sinogram / (MU_WATER_PER_MM * self.norm)
         self.weights = sinogram.new_ones(()) if weights is None else weights.to(sinogram)
         self.radius = strength / _GRADIENT_SCALE

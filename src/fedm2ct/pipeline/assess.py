@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedm2ct.data.simulate import PairedData
+from fedm2ct.device import compute_device
 from fedm2ct.evaluation.metrics import FULL_RANGE_HU, body_mask, psnr, rmse_hu, ssim, window_range
 from fedm2ct.evaluation.perceptual import SMALLEST_SIDE, Perceptual
 from fedm2ct.model.ts_iradonmap import Reconstruction, TSiRadonMAP
@@ -51,8 +52,10 @@ def to_hu(relative: torch.Tensor) -> HuArray:
 def outputs_of(model: TSiRadonMAP) -> dict[str, Reconstructor]:
     """Return the model's reconstruction and, where it has both networks, each one's alone.
 
+    The model is moved to `compute_device`, where the tensors that they are asked for must lie.
     Asked for the same tensor one after the other, they share one pass of the model.
     """
+    model.to(compute_device())
     last: list[tuple[torch.Tensor, Reconstruction]] = []
 
     def output(name: str, sinogram: torch.Tensor) -> torch.Tensor:
@@ -72,12 +75,16 @@ def reconstruct_all(
     sinogram: torch.Tensor,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, HuArray]:
-    """Reconstruct in small batches with several reconstructors; HU ``(n, row, column)`` of each."""
+    """Reconstruct in small batches with several reconstructors; HU ``(n, row, column)`` of each.
+
+    Each batch is moved to `compute_device` before.
+    """
     parts: dict[str, list[HuArray]] = {name: [] for name in reconstructors}
     done = 0
     for part in sinogram.split(SLICES_AT_ONCE):
+        moved = part.to(compute_device())
         for name, reconstructor in reconstructors.items():
-            parts[name].append(to_hu(reconstructor(part)))
+            parts[name].append(to_hu(reconstructor(moved)))
         done += len(part)
         progress(done, len(sinogram))
     return {name: np.concatenate(images) for name, images in parts.items()}

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedm2ct.data.simulate import PairedData
+from fedm2ct.device import compute_device
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.noise import inverse_variance
 from fedm2ct.physics.operators import Projector
@@ -41,9 +42,11 @@ class Consistency:
     @torch.no_grad()
     def residual(self, image: Tensor) -> NDArray[np.float64]:
         """Return the residual of each image ``(n, 1, row, column)`` in units of the noise."""
-        misfit = self.projector(image) * MU_WATER_PER_MM - self.measured
-        squares: Tensor = (self.precision * misfit.square()).mean((1, 2, 3), dtype=torch.float64)
-        residuals: NDArray[np.float64] = squares.sqrt().numpy()
+        projected = self.projector(image.to(compute_device())) * MU_WATER_PER_MM
+        misfit = projected - self.measured.to(projected)
+        precision = self.precision.to(projected)
+        squares: Tensor = (precision * misfit.square()).mean((1, 2, 3), dtype=torch.float64)
+        residuals: NDArray[np.float64] = squares.sqrt().cpu().numpy()
         return residuals
 
     def scores(self, image_hu: NDArray[np.float32]) -> dict[str, list[float]]:

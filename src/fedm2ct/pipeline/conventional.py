@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedm2ct.data.simulate import PairedData
+from fedm2ct.device import compute_device
 from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.iterative import sirt
@@ -72,11 +73,11 @@ def choose(method: str, protocol: Protocol, validation: PairedData) -> dict[str,
     if method not in CHOICES:
         return {}
     name, values = CHOICES[method]
-    reached = {}
+    reached, device = {}, compute_device()
     for value in values:
         reconstructor = reconstructor_of(method, protocol, {name: value})
         parts = validation.projections.split(SLICES_AT_ONCE)
-        image = torch.cat([reconstructor(part) for part in parts])
+        image = torch.cat([reconstructor(part.to(device)).cpu() for part in parts])
         reached[value] = validation_psnr(image, validation.truth)
     best = max(reached, key=lambda value: reached[value])
     return {name: best, "validation_psnr_db": {f"{v:g}": db for v, db in reached.items()}}

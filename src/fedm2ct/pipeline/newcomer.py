@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fedm2ct.config import ConfigError, RunConfig, SiteConfig, parse_config
+from fedm2ct.device import compute_device
 from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.federation.method import ClientHalf, State
 from fedm2ct.federation.methods import METHODS
@@ -171,9 +171,8 @@ def _joined(
     (site,) = config.sites
     if method in CONVENTIONAL:
         return _conventional(cohort, method, site.name, seed, count)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = _task(cohort, site.name, seed, max(1, count))
-    halves = METHODS[method](Setup(config, [task], seed, cohort.public(), device))
+    halves = METHODS[method](Setup(config, [task], seed, cohort.public(), compute_device()))
     trainer = halves.trainers[site.name]
     if shared:
         trainer.model.load_shared(shared)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fedm2ct.config import RunConfig, parse_config
+from fedm2ct.device import compute_device
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.methods.setup import Halves, Setup
 from fedm2ct.federation.protection import build_halves
@@ -108,8 +108,7 @@ def train(
     starts: Path | None = None,
 ) -> None:
     """Train a method and write every site's best model; `starts` keeps what units share."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    setup = Setup(config, site_tasks(cohort, seed), seed, cohort.public(), device)
+    setup = Setup(config, site_tasks(cohort, seed), seed, cohort.public(), compute_device())
     with starts_kept_in(starts):
         halves: Halves = build_halves(method, setup)
         run_in_process(
