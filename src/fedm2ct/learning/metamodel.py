@@ -92,7 +92,7 @@ class Metamodel:
         self._pairs = KeptForRounds[dict[str, Slices]](schedule.training)
 
     def train(self, start: State, round_index: int) -> State:
-        """Return M: the shared parameters after the round's meta-steps from `start`."""
+        """Return M on the CPU: the shared parameters after the round's meta-steps from `start`."""
         self.network.load_state_dict(start)
         pairs = self._pairs.get(round_index, lambda r: self._on_device(self.source.training(r)))
         draw = generator(self.seed, "metamodel", round_index)
@@ -103,7 +103,7 @@ class Metamodel:
             set_rates(self.optimiser, learning_rate_factor(position, total, training.final_rate))
             name = names[step % len(names)]
             self._step(self.twins[name], pairs[name], draw)
-        return {n: t.detach().clone() for n, t in self.network.state_dict().items()}
+        return {n: t.detach().cpu().clone() for n, t in self.network.state_dict().items()}
 
     def _on_device(self, pairs: Mapping[str, PairedData]) -> dict[str, Slices]:
         return {n: Slices(pairs[n], self.twins[n], self.device) for n in sorted(pairs)}
