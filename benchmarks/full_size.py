@@ -7,7 +7,7 @@
 
 Networks, images, views and batches are those of ``fedm2ct benchmark SETTING --size full``; slices,
 rounds and steps are fewer, so its scores are no benchmark of methods. Methods take turns in this
-process, alone on the device. Numbers go to ``benchmarks/results/full-size.json``.
+process, alone on the device. A record is added to ``benchmarks/results/full-size.json``.
 """
 
 import argparse
@@ -110,10 +110,11 @@ def main() -> None:
         "config": without_folders(config.model_dump(mode="json")),
         "methods": {},
     }
+    before = json.loads(options.results.read_text()) if options.results.exists() else []
     with slices_on_disk(cohort, options.out / ".slices") as slices:
         for method in config.methods:
             record["methods"][method] = measured(config, method, options.out, slices)
-            write_atomically(options.results, json.dumps(record, indent=1).encode())
+            write_atomically(options.results, json.dumps([*before, record], indent=1).encode())
     print("method        seconds    sites   server       MB    PSNR    SSIM   (last round: s)")
     for method, entry in record["methods"].items():
         print(line_of(method, entry))
