@@ -4,14 +4,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from fedm2ct.config import ConfigError
 from fedm2ct.evaluation.metrics import FULL_RANGE_HU, psnr
+from fedm2ct.federation.methods.fedm2ct import build
+from fedm2ct.federation.methods.setup import Setup
+from fedm2ct.model.prompt import condition_vector
 from fedm2ct.model.start import analytical_input
 from fedm2ct.pipeline import newcomer
 from fedm2ct.pipeline.assess import to_hu
-from fedm2ct.pipeline.newcomer import COUNTS, join_all, joined_config, last_shared
-from fedm2ct.pipeline.prepare import acquire_tests, read_cohort
+from fedm2ct.pipeline.newcomer import COUNTS, choose_prompt, join_all, joined_config, last_shared
+from fedm2ct.pipeline.prepare import acquire_tests, read_cohort, site_protocols
 from fedm2ct.pipeline.settings import load_setting
 
 from ..runs import cli, run_jobs_here
@@ -70,6 +74,31 @@ def test_without_slices_only_a_whole_shared_network_does_more_than_its_start(out
     for method in ("pooled", "ditto", "fedm2ct"):
         found = scores(out, method)["0"]["psnr_db"]
         assert np.abs(np.subtract(found, expected)).max() > 1e-3, method
+
+
+def test_the_prompt_is_the_one_that_does_best_on_public_slices(two_sites):
+    setting = two_sites("unseen", "tiny", phantoms=True)
+    config = joined_config(setting.config, setting.newcomer)
+    cohort = read_cohort(config)
+    task = newcomer._task(cohort, "F", 0, 1)
+    known = list(site_protocols(setting.config).values())
+    trainer = build(Setup(config, [task], 0, cohort.public())).trainers["F"]
+    model, draw = trainer.model, torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.shared.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
+    conditions = [condition_vector(p) for p in known]
+    candidates = [model.condition, torch.stack(conditions).mean(0), *conditions]
+    (public,) = trainer.task.public_validation
+    errors = []
+    with torch.no_grad():
+        seen = model.analytical(public.projections)
+        for candidate in candidates:
+            image = model.shared(seen, candidate)
+            errors.append(-psnr(to_hu(image), to_hu(public.truth), FULL_RANGE_HU).mean())
+    assert len(set(np.round(errors, 4))) > 1  # the prompt matters here
+    choose_prompt(trainer, known)
+    assert torch.equal(model.condition, candidates[int(np.argmin(errors))])
 
 
 def test_training_changes_all_but_fbp(out):

@@ -2,7 +2,9 @@
 
 With no slice, the site reconstructs with the federation's last shared network on its own FBP, or
 the image that networks start from, prompted with its own protocol where the method has a prompt;
-what a method does not share is as at the start (FBP, and networks that change nothing). With n
+what a method does not share is as at the start (FBP, and networks that change nothing). A prompt
+that the network has not been trained with is a guess, so where the server's public slices are part
+of the method, the prompt is the one that does best on them, see `choose_prompt`. With n
 slices it trains its own model on from there, alone, on its method's loss at a site; terms that pull
 towards a federation are left out. All take the same number of steps, a quarter of the training's.
 The slices are too few to hold any out: the round is chosen on those that are trained on, and on the
@@ -10,14 +12,17 @@ public ones where the method has them.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fedm2ct.config import ConfigError, RunConfig, SiteConfig, parse_config
+from fedm2ct.data.simulate import PairedData
 from fedm2ct.device import compute_device
 from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.federation.method import ClientHalf, State
@@ -27,18 +32,27 @@ from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.federation.methods.site_client import SiteClient, parameters_of
 from fedm2ct.federation.storage import RoundFiles, load_tensors
 from fedm2ct.files import write_atomically
+from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.learning.seeds import generator
-from fedm2ct.learning.slices import paired
+from fedm2ct.learning.slices import Slices, paired
 from fedm2ct.learning.trainer import Loss, SiteTask, SiteTrainer, part_of
+from fedm2ct.model.prompt import CONDITIONS
 from fedm2ct.model.start import starts_kept_in
-from fedm2ct.model.ts_iradonmap import TSiRadonMAP
+from fedm2ct.model.ts_iradonmap import Reconstruction, TSiRadonMAP
+from fedm2ct.physics.protocols import Protocol
 from fedm2ct.pipeline.assess import Reconstructor, assess
 from fedm2ct.pipeline.cohort_files import stored_cohort
 from fedm2ct.pipeline.conventional import CONVENTIONAL, choose, reconstructor_of
 from fedm2ct.pipeline.fingerprints import test_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.manifest import read_manifest
 from fedm2ct.pipeline.notices import warnings_to
-from fedm2ct.pipeline.prepare import Cohort, acquire, acquire_tests, read_cohort
+from fedm2ct.pipeline.prepare import (
+    Cohort,
+    acquire,
+    acquire_tests,
+    read_cohort,
+    site_protocols,
+)
 from fedm2ct.pipeline.site_files import read_roles
 from fedm2ct.pipeline.train import slices_on_disk
 from fedm2ct.pipeline.unit import unit_folder
@@ -115,11 +129,12 @@ def join_unit(
     with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
         slices = stored_cohort(joined, Path(cohort))
         shared = {} if method in CONVENTIONAL else last_shared(folder)
+        known = list(site_protocols(parsed).values())
         tests = [(slices.scans[s.scan], s.slices) for s in slices.split["test"]]
         protocol = slices.protocols[site.name]
         data, patients = acquire_tests(tests, protocol, site.name, seed)
         for count in COUNTS:
-            reconstructor = _joined(joined, slices, method, seed, shared, count)
+            reconstructor = _joined(joined, slices, method, seed, shared, count, known)
             with starts_kept_in(Path(cohort) / "starts"):
                 _, scored = assess({"": reconstructor}, data, protocol, patients, joined.window)
             scores[str(count)] = asdict(scored[""])
@@ -165,9 +180,18 @@ def last_shared(folder: Path) -> State:
 
 
 def _joined(
-    config: RunConfig, cohort: Cohort, method: str, seed: int, shared: State, count: int
+    config: RunConfig,
+    cohort: Cohort,
+    method: str,
+    seed: int,
+    shared: State,
+    count: int,
+    known: Sequence[Protocol],
 ) -> Reconstructor:
-    """Return the newcomer's reconstruction with a number of slices."""
+    """Return the newcomer's reconstruction with a number of slices.
+
+    `known` are the protocols that the federation was trained with.
+    """
     (site,) = config.sites
     if method in CONVENTIONAL:
         return _conventional(cohort, method, site.name, seed, count)
@@ -177,6 +201,8 @@ def _joined(
     if shared:
         trainer.model.load_shared(shared)
     if count == 0:
+        if trainer.task.public_validation and trainer.model.spec.prompted:
+            choose_prompt(trainer, known)
         return _untrained(trainer.model.eval())
     (client,) = halves.clients.values()
     return _trained(trainer, client, config.training.rounds)
@@ -206,11 +232,45 @@ def _task(cohort: Cohort, site: str, seed: int, count: int) -> SiteTask:
     return SiteTask(site, protocol, data, data)
 
 
+@torch.no_grad()
+def choose_prompt(trainer: SiteTrainer, known: Sequence[Protocol]) -> None:
+    """Prompt the shared network as does best, by PSNR, on the trainer's public slices.
+
+    Candidates are the site's own protocol, each of those that the network was trained with, and
+    their mean condition. Our own design: with few protocols the network has learned what each of
+    them needs, not what lies between or beyond them.
+
+    Parameters
+    ----------
+    trainer
+        The site's, with the shared parameters received and public validation slices.
+    known
+        Protocols of the training's sites.
+    """
+    model = trainer.model.eval()
+    condition = CONDITIONS[model.spec.condition]
+    trained = [condition(protocol) for protocol in known]
+    own = model.condition
+    candidates = [own, *(c.to(own) for c in (torch.stack(trained).mean(0), *trained))]
+    public = Slices(PairedData.joined(trainer.task.public_validation), model, trainer.device)
+    sinogram, truth, analytical = public.batch(torch.arange(len(public)))
+    reached = []
+    for candidate in candidates:
+        model.condition = candidate
+        reached.append(validation_psnr(_federations(model(sinogram, analytical)), truth))
+    model.condition = candidates[reached.index(max(reached))]
+
+
+def _federations(result: Reconstruction) -> Tensor:
+    """Return the shared network's image alone where there are two: the other knows nothing."""
+    if result.private is None or result.shared is None:
+        return result.final
+    return result.shared
+
+
 def _untrained(model: TSiRadonMAP) -> Reconstructor:
-    """Return the federation's network alone where a method has two: the other knows nothing."""
-    if model.private is None or model.shared is None:
-        return lambda sinogram: model(sinogram).final
-    return lambda sinogram: model(sinogram).shared
+    """Return the reconstruction of what the federation has sent."""
+    return lambda sinogram: _federations(model(sinogram))
 
 
 def _trained(trainer: SiteTrainer, client: ClientHalf, rounds: int) -> Reconstructor:
