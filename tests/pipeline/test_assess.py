@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fedm2ct.federation.methods import METHODS
+from fedm2ct.pipeline import assess
 from fedm2ct.pipeline.assess import SLICES_AT_ONCE, outputs_of, reconstruct, reconstruct_all
 from tests import tiny
 
@@ -30,3 +31,16 @@ def test_outputs_of_a_model_share_its_passes():
 
 def tiny_noise():
     return torch.Generator().manual_seed(1)
+
+
+def test_batches_are_on_the_device_that_computes(monkeypatch):
+    monkeypatch.setattr(assess, "compute_device", lambda: torch.device("meta"))
+    devices = []
+
+    def reconstructor(sinogram):
+        devices.append(sinogram.device.type)
+        return torch.zeros(len(sinogram), 1, 2, 2)
+
+    image = reconstruct(reconstructor, torch.ones(SLICES_AT_ONCE + 1, 1, 3, 3))
+    assert devices == ["meta", "meta"]
+    assert image.shape == (SLICES_AT_ONCE + 1, 2, 2)
