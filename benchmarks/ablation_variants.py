@@ -132,6 +132,12 @@ def _meta(base: RunConfig) -> dict[str, Variant]:
         **found,
         "alpha-half": _own("alpha fixed at 0.5, not searched", alpha=0.5),
         "own-validation": _own("sites validate on their own slices only", public_validation=False),
+        "own-training" if base.fedm2ct.public_training else "public-training": _own(
+            "sites train on their own slices only"
+            if base.fedm2ct.public_training
+            else "sites also train on the server's public slices",
+            public_training=not base.fedm2ct.public_training,
+        ),
     }
 
 

@@ -119,10 +119,11 @@ class FedM2CTConfig(_Model):
 
     `cross_protocol` weighs the shared network's loss on a site's own normal-dose images as the
     other sites' scanners would acquire them; 0 leaves it out, and sites then learn nothing of each
-    other's protocols.
+    other's protocols. With `public_training` a site also trains on the public slices that the
+    server trains its metamodel on, acquired under its own protocol.
     """
 
-    neutral: ClassVar[frozenset[str]] = frozenset({"cross_protocol"})
+    neutral: ClassVar[frozenset[str]] = frozenset({"cross_protocol", "public_training"})
 
     coupling: Literal["side-by-side", "cascaded"] = "cascaded"
     cascade_from: Literal["shared", "initial"] = "initial"
@@ -134,6 +135,7 @@ class FedM2CTConfig(_Model):
     meta_steps: int = Field(default=60, ge=0)
     alpha: float | None = Field(default=None, ge=0, le=1)
     public_validation: bool = True
+    public_training: bool = False
     exchange: bool = True
     cross_protocol: float = Field(default=0.0, ge=0)
 

@@ -45,6 +45,7 @@ NOT_TUNED = {
         "meta_steps",
         "alpha",
         "public_validation",
+        "public_training",
         "exchange",
         "cross_protocol",
     ),

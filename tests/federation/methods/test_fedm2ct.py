@@ -6,6 +6,7 @@ import torch
 from fedm2ct.federation.method import Upload, weighted_average
 from fedm2ct.federation.methods import fedm2ct
 from fedm2ct.federation.methods.fedm2ct import MetaServer
+from fedm2ct.federation.methods.public import acquired
 from fedm2ct.federation.methods.setup import with_prefix, without_prefix
 from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.learning.meta_set import ContributedMetaSet, SimulatedMetaSet, split_public
@@ -100,6 +101,21 @@ def test_a_site_validates_on_held_out_public_slices_too_but_reports_its_own():
     assert scores["private_weight"] == pytest.approx(weight)
     assert scores["val_psnr_db"] == validation_psnr(result.final[:own], truth[:own])
     assert trainer.best_psnr == validation_psnr(result.final, truth)
+
+
+def test_a_site_also_trains_on_the_servers_public_slices_when_told_to():
+    setup = tiny.setup(fedm2ct={"public_training": True})
+    halves = fedm2ct.build(setup)
+    train, held = split_public(setup.public, setup.config.meta.held_out)
+    for task in setup.tasks:
+        data = halves.trainers[task.name].train_data
+        public = acquired(setup, task, train, "public noise")
+        assert len(public) == sum(len(slices) for _, slices in train) > 0
+        assert torch.equal(data.sinogram[: len(task.train)], task.train.projections)
+        assert torch.equal(data.sinogram[len(task.train) :], public.projections)
+        assert torch.equal(data.truth[len(task.train) :], public.truth)
+    validated = sum(len(slices) for _, slices in held) + len(setup.tasks[0].validation)
+    assert len(halves.trainers["A"].validation_data) == validated
 
 
 def test_without_a_meta_set_the_server_averages():

@@ -19,6 +19,7 @@ that separates what the federation adds from what having two networks adds.
 from dataclasses import replace
 from functools import partial
 
+from fedm2ct.data.simulate import PairedData
 from fedm2ct.federation.method import Aggregate, ClientHalf, ServerHalf, State, Upload
 from fedm2ct.federation.methods.cross_protocol_client import crossing_client
 from fedm2ct.federation.methods.local import SilentServer
@@ -96,16 +97,22 @@ def build_metamodel(setup: Setup, spec: ModelSpec) -> Metamodel | None:
 
 
 def _with_public(setup: Setup, task: SiteTask) -> SiteTask:
-    """Let a site also validate on the public slices that the server holds out.
+    """Let a site also validate, or train too, on public slices.
+
+    It validates on those that the server holds out, and with `public_training` it trains on the
+    others, on which the server trains, beside its own.
 
     On slices of its own patients alone a site trusts its private network too much, which knows
     these patients. The public scans are no secret: the server sends the slices, the site simulates
-    its own acquisition of them. A site without pairs of its own may also train on the others.
+    its own acquisition of them. A site without pairs trains on them where `hybrid.loss` says so.
     """
     if not setup.public:
         return task
     if setup.config.fedm2ct.public_validation:
         task = replace(task, public_validation=(held_out(setup, task),))
+    if task.paired and setup.config.fedm2ct.public_training:
+        both = PairedData.joined([paired(task.train), public_training(setup, task)])
+        task = replace(task, train=both)
     if not task.paired and "public" in setup.config.hybrid.loss:
         task = replace(task, public_train=public_training(setup, task))
     return task
