@@ -15,7 +15,6 @@ from ..runs import cli, run_jobs_here, weights, write_config
 
 pytestmark = [
     pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
     pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning"),
 ]
 LOSSES = get_args(get_args(HybridConfig.model_fields["loss"].annotation)[0])
@@ -61,9 +60,7 @@ def test_a_run_broken_off_goes_on_on_the_gpu(patients, tmp_path):
         np.testing.assert_allclose(broken[site], expected, atol=0.05)
 
 
-@pytest.mark.parametrize(
-    "loss", get_args(get_args(HybridConfig.model_fields["loss"].annotation)[0])
-)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_a_site_without_pairs_learns_on_the_gpu(patients, tmp_path, loss):
     def unpaired(text):
         site = 'name = "B"'

@@ -74,13 +74,13 @@ def _cases():
             yield pytest.param(Case(projector, image, sinogram), id=f"project-{label}")
             yield pytest.param(Case(driven, image, sinogram), id=f"distance-driven-{label}")
             yield pytest.param(Case(weighted, sinogram, image), id=f"backproject-{label}")
-        cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-        marks = [pytest.mark.cuda, cuda]
         for operator in (Projector(geometry, GRID), WeightedBackprojector(geometry, GRID)):
             shapes = (GRID.shape, geometry.shape)
             shapes = shapes if isinstance(operator, Projector) else shapes[::-1]
             label = f"{type(operator).__name__}-{name}-cuda"
-            yield pytest.param(Case(operator, *shapes, device="cuda"), id=label, marks=marks)
+            yield pytest.param(
+                Case(operator, *shapes, device="cuda"), id=label, marks=pytest.mark.cuda
+            )
 
     for name, geometry in SYMMETRIC.items():
         image, sinogram = SQUARE.shape, geometry.shape

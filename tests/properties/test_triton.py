@@ -206,7 +206,6 @@ def test_positions_are_good_to_a_ten_thousandth_at_full_size(name, monkeypatch):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(DEVICE == "cpu", reason="no CUDA device")
 def test_every_map_can_be_captured_in_a_graph():
     geometry = GEOMETRIES["fan-flat"]
     given = tensors(geometry, GRID, 2, torch.float32)
