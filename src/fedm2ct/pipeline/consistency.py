@@ -34,18 +34,20 @@ class Consistency:
     @torch.no_grad()
     def __init__(self, data: PairedData, protocol: Protocol) -> None:
         self.projector = Projector(protocol.geometry, protocol.grid)
-        self.measured = data.projections
-        self.precision = inverse_variance(data.clean, protocol.photons, protocol.electronic_noise)
+        device = compute_device()
+        self.measured = data.projections.to(device)
+        self.precision = inverse_variance(
+            data.clean.to(device), protocol.photons, protocol.electronic_noise
+        )
         self.of_truth = self.residual(data.truth)
-        self.of_fbp = self.residual(fbp(data.projections, protocol.geometry, protocol.grid))
+        self.of_fbp = self.residual(fbp(self.measured, protocol.geometry, protocol.grid))
 
     @torch.no_grad()
     def residual(self, image: Tensor) -> NDArray[np.float64]:
         """Return the residual of each image ``(n, 1, row, column)`` in units of the noise."""
-        projected = self.projector(image.to(compute_device())) * MU_WATER_PER_MM
-        misfit = projected - self.measured.to(projected)
-        precision = self.precision.to(projected)
-        squares: Tensor = (precision * misfit.square()).mean((1, 2, 3), dtype=torch.float64)
+        projected = self.projector(image.to(self.measured.device)) * MU_WATER_PER_MM
+        misfit = projected - self.measured
+        squares: Tensor = (self.precision * misfit.square()).mean((1, 2, 3), dtype=torch.float64)
         residuals: NDArray[np.float64] = squares.sqrt().cpu().numpy()
         return residuals
 

@@ -19,10 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedm2ct.config import ConfigError, RunConfig, SiteConfig, parse_config
-from fedm2ct.data.simulate import PairedData
 from fedm2ct.device import compute_device
 from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.federation.method import ClientHalf, State
@@ -34,25 +32,19 @@ from fedm2ct.federation.storage import RoundFiles, load_tensors
 from fedm2ct.files import write_atomically
 from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.learning.seeds import generator
-from fedm2ct.learning.slices import Slices, paired
+from fedm2ct.learning.slices import paired
 from fedm2ct.learning.trainer import Loss, SiteTask, SiteTrainer, part_of
 from fedm2ct.model.prompt import CONDITIONS
 from fedm2ct.model.start import starts_kept_in
-from fedm2ct.model.ts_iradonmap import Reconstruction, TSiRadonMAP
-from fedm2ct.physics.protocols import Protocol
+from fedm2ct.model.ts_iradonmap import TSiRadonMAP
+from fedm2ct.physics.protocols import Protocol, protocol_from_dict
 from fedm2ct.pipeline.assess import Reconstructor, assess
 from fedm2ct.pipeline.cohort_files import stored_cohort
 from fedm2ct.pipeline.conventional import CONVENTIONAL, choose, reconstructor_of
 from fedm2ct.pipeline.fingerprints import test_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.manifest import read_manifest
 from fedm2ct.pipeline.notices import warnings_to
-from fedm2ct.pipeline.prepare import (
-    Cohort,
-    acquire,
-    acquire_tests,
-    read_cohort,
-    site_protocols,
-)
+from fedm2ct.pipeline.prepare import Cohort, acquire, acquire_tests, read_cohort
 from fedm2ct.pipeline.site_files import read_roles
 from fedm2ct.pipeline.train import slices_on_disk
 from fedm2ct.pipeline.unit import unit_folder
@@ -129,7 +121,7 @@ def join_unit(
     with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
         slices = stored_cohort(joined, Path(cohort))
         shared = {} if method in CONVENTIONAL else last_shared(folder)
-        known = list(site_protocols(parsed).values())
+        known = [protocol_from_dict(p) for p in read_manifest(Path(run))["protocols"].values()]
         tests = [(slices.scans[s.scan], s.slices) for s in slices.split["test"]]
         protocol = slices.protocols[site.name]
         data, patients = acquire_tests(tests, protocol, site.name, seed)
@@ -252,25 +244,18 @@ def choose_prompt(trainer: SiteTrainer, known: Sequence[Protocol]) -> None:
     trained = [condition(protocol) for protocol in known]
     own = model.condition
     candidates = [own, *(c.to(own) for c in (torch.stack(trained).mean(0), *trained))]
-    public = Slices(PairedData.joined(trainer.task.public_validation), model, trainer.device)
-    sinogram, truth, analytical = public.batch(torch.arange(len(public)))
-    reached = []
-    for candidate in candidates:
-        model.condition = candidate
-        reached.append(validation_psnr(_federations(model(sinogram, analytical)), truth))
-    model.condition = candidates[reached.index(max(reached))]
-
-
-def _federations(result: Reconstruction) -> Tensor:
-    """Return the shared network's image alone where there are two: the other knows nothing."""
-    if result.private is None or result.shared is None:
-        return result.final
-    return result.shared
+    public = torch.arange(len(trainer.task.validation), len(trainer.validation_data))
+    sinogram, truth, analytical = trainer.validation_data.batch(public)
+    shared, seen = model.shared, model(sinogram, analytical).seen
+    assert shared is not None
+    model.condition = max(candidates, key=lambda c: validation_psnr(shared(seen, c), truth))
 
 
 def _untrained(model: TSiRadonMAP) -> Reconstructor:
-    """Return the reconstruction of what the federation has sent."""
-    return lambda sinogram: _federations(model(sinogram))
+    """Return the federation's network alone where a method has two: the other knows nothing."""
+    if model.private is None or model.shared is None:
+        return lambda sinogram: model(sinogram).final
+    return lambda sinogram: model(sinogram).shared
 
 
 def _trained(trainer: SiteTrainer, client: ClientHalf, rounds: int) -> Reconstructor:
