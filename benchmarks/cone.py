@@ -82,7 +82,7 @@ def measure(
     return result
 
 
-def _rtk(geometry: ConeGeometry, grid: VolumeGrid, threads: int) -> Any:  # noqa: ANN401
+def _rtk(geometry: ConeGeometry, grid: VolumeGrid, threads: int) -> Any:
     try:
         import cone_rtk
     except ImportError:

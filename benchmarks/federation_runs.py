@@ -82,7 +82,7 @@ def measure_all(
     variants: Mapping[str, Tables],
     methods: Iterable[str],
     seeds: list[int],
-    **sizes: Any,  # noqa: ANN401
+    **sizes: Any,
 ) -> dict[str, dict[str, Any]]:
     """Measure every method under every variant and seed; tell of each on the console."""
     result: dict[str, dict[str, Any]] = {}

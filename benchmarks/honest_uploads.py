@@ -123,7 +123,7 @@ def observe(method: str, setup: Setup, rounds: int) -> dict[str, Any]:
     """Run a method and return how far its uploads stray."""
     halves = METHODS[method](setup)
     observer, usual = Observer(), strategy.validate_uploads
-    strategy.validate_uploads = observer  # type: ignore[assignment]
+    strategy.validate_uploads = observer  # type: ignore[assignment]  # looks on
     try:
         with tempfile.TemporaryDirectory() as folder:
             run_in_process(

@@ -171,7 +171,7 @@ class SparseMatrix(Library):
         return kept(matrix.matmul, columns, lambda y: y.T.reshape(batch, 1, *to))
 
 
-def _tensor(m: Any) -> Tensor:  # noqa: ANN401
+def _tensor(m: Any) -> Tensor:
     parts = (torch.from_numpy(array) for array in (m.indptr, m.indices, m.data))
     return torch.sparse_csr_tensor(*parts, m.shape)
 

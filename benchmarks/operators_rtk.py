@@ -48,14 +48,14 @@ class Rtk(Library):
         super().set_threads(threads)
         self.itk.MultiThreaderBase.SetGlobalMaximumNumberOfThreads(threads)
 
-    def _given(self, array: Array, spacing_mm: float, stacked: bool) -> Any:  # noqa: ANN401
+    def _given(self, array: Array, spacing_mm: float, stacked: bool) -> Any:
         """Return a view of an array as an ITK image; its third axis may count views."""
         image = self.itk.image_view_from_array(array)
         image.SetSpacing([spacing_mm] * 3)
         image.SetOrigin(_origin(array.shape[::-1], spacing_mm, stacked))
         return image
 
-    def _zeros(self, size: tuple[int, ...], spacing_mm: float, stacked: bool) -> Any:  # noqa: ANN401
+    def _zeros(self, size: tuple[int, ...], spacing_mm: float, stacked: bool) -> Any:
         """Return what makes an image of zeros whenever a filter has used up the last one."""
         source = self.rtk.ConstantImageSource[self.type].New()
         source.SetSize(size)
@@ -80,7 +80,7 @@ class Rtk(Library):
 
         return Call(run, read)
 
-    def _filter(self, operation: str, part: Array) -> Any:  # noqa: ANN401
+    def _filter(self, operation: str, part: Array) -> Any:
         rtk, pair = self.rtk, (self.type, self.type)
         pixel, pitch = self.setup.grid.pixel_mm, self.setup.geometry.detector_pitch_mm
         (rows, columns), (views, bins) = self.setup.grid.shape, self.setup.geometry.shape

@@ -73,7 +73,7 @@ def echoes(sites: int, mode: str) -> tuple[ServerHalf, dict[str, ClientHalf]]:
     network = build_image_network("unet", 1, 32)
     server = AveragingServer({n: t.detach().clone() for n, t in network.state_dict().items()})
     if mode == "held":
-        Spool.keep = lambda self, upload: upload  # type: ignore[method-assign]
+        Spool.keep = lambda self, upload: upload  # type: ignore[method-assign]  # on purpose
     return server, {f"s{i:03d}": Echo(f"s{i:03d}", i) for i in range(sites)}
 
 

@@ -69,7 +69,7 @@ class WeightsUnavailable(FedM2CTError):
 class ArrayUnpickler(pickle.Unpickler):
     """Makes NumPy arrays in plain containers and refuses all else, before it is made."""
 
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
+    def find_class(self, module: str, name: str) -> Any:
         """Return what NumPy rebuilds an array with; NumPy 2 has moved it.
 
         Raises

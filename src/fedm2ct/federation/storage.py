@@ -89,7 +89,7 @@ def load_tensors(path: Path) -> tuple[State, dict[str, Any]]:
     try:
         with safe_open(str(path), framework="pt") as stream:
             description = json.loads((stream.metadata() or {})[_METADATA_KEY])
-            tensors = {name: stream.get_tensor(name).clone() for name in stream.keys()}  # noqa: SIM118
+            tensors = {name: stream.get_tensor(name).clone() for name in stream.keys()}  # noqa: SIM118 - a safetensors file has no iterator
     except FileNotFoundError as error:
         raise DamagedFileError(f"{path} is missing") from error
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:

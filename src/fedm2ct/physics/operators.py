@@ -32,12 +32,12 @@ class _Linear(torch.autograd.Function):
     """Apply a linear map; its gradient is its adjoint, to any order."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, apply: _Map, adjoint: _Map) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, x: Tensor, apply: _Map, adjoint: _Map) -> Tensor:
         ctx.maps = (apply, adjoint)
         return apply(x)
 
     @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
         apply, adjoint = ctx.maps
         return _linear(grad[0], adjoint, apply), None, None
 
@@ -51,7 +51,7 @@ class _Weighted(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Any,
         x: Tensor,
         weights: Tensor,
         apply: Callable[[Tensor, Tensor], Tensor],
@@ -63,7 +63,7 @@ class _Weighted(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Any,
         *grad: Tensor,
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weights = ctx.saved_tensors
@@ -81,7 +81,7 @@ class _Weighted(torch.autograd.Function):
 
 
 def _linear(x: Tensor, apply: _Map, adjoint: _Map) -> Tensor:
-    result: Tensor = _Linear.apply(x, apply, adjoint)  # type: ignore[no-untyped-call]
+    result: Tensor = _Linear.apply(x, apply, adjoint)  # type: ignore[no-untyped-call]  # torch's has no types
     return result
 
 
@@ -144,7 +144,7 @@ class _TomographicOperator(LinearOperator):
         shape: tuple[int, int],
         what: str,
         name: str,
-        *options: Any,  # noqa: ANN401
+        *options: Any,
     ) -> Tensor:
         if x.ndim < 2 or tuple(x.shape[-2:]) != shape:
             raise ValueError(
@@ -260,7 +260,7 @@ class WeightedBackprojector(_TomographicOperator):
                 f"WeightedBackprojector: weights must have the shape {self.geometry.shape}, "
                 f"not {tuple(weights.shape)}"
             )
-        result: Tensor = _Weighted.apply(  # type: ignore[no-untyped-call]
+        result: Tensor = _Weighted.apply(  # type: ignore[no-untyped-call]  # torch's has no types
             x, weights, self._apply_map, self.adjoint
         )
         return result

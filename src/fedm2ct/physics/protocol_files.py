@@ -112,7 +112,7 @@ class _Fields:
         if not right:
             raise self.error(f"{field} must be {wanted}, not {value!r}")
 
-    def need(self, field: str) -> Any:  # noqa: ANN401
+    def need(self, field: str) -> Any:
         """Return a field that must be there."""
         if field not in self.values:
             raise self.error(f"the field {field!r} is missing")

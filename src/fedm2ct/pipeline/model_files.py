@@ -39,7 +39,7 @@ def load_model(path: Path) -> TSiRadonMAP:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a safetensors file has no iterator
         if metadata.get("format") != _FORMAT:
             raise FedM2CTError(f"{path}: is not a model of this project ({_FORMAT})")
         spec = ModelSpec(**json.loads(metadata["spec"]))

@@ -36,7 +36,7 @@ class CpuBackend(Backend):
         self._by_ray: dict[tuple[int, Footprint], tuple[RayPass, ...]] = {}
         self._by_pixel: dict[int, PixelPass] = {}
 
-    def project(self, image: Tensor, footprint: Footprint = "joseph") -> Tensor:  # noqa: D102
+    def project(self, image: Tensor, footprint: Footprint = "joseph") -> Tensor:
         sinogram = image.new_empty(len(image), *self.geometry.shape)
         for one in self._ray_passes(len(image), footprint):
             for part, lanes, rows in _chunks(one, one.shape, image):
@@ -48,9 +48,7 @@ class CpuBackend(Backend):
                 )  # fmt: skip
         return sinogram
 
-    def project_adjoint(  # noqa: D102
-        self, sinogram: Tensor, footprint: Footprint = "joseph"
-    ) -> Tensor:
+    def project_adjoint(self, sinogram: Tensor, footprint: Footprint = "joseph") -> Tensor:
         image = torch.from_numpy(_zeros((len(sinogram), *self.grid.shape), sinogram))
         for one in self._ray_passes(len(sinogram), footprint):
             for part, lanes, rows in _chunks(one, one.shape, sinogram):
@@ -69,7 +67,7 @@ class CpuBackend(Backend):
                 _add_turned(image[part].numpy(), turned, lanes)
         return image
 
-    def backproject(self, sinogram: Tensor, weights: Tensor | None = None) -> Tensor:  # noqa: D102
+    def backproject(self, sinogram: Tensor, weights: Tensor | None = None) -> Tensor:
         one, bins = self._pixel_pass(len(sinogram)), self.geometry.n_bins
         image = torch.from_numpy(_zeros((len(sinogram), *self.grid.shape), sinogram))
         factors = sinogram.new_empty(0, 0) if weights is None else weights.to(sinogram.dtype)
@@ -90,7 +88,7 @@ class CpuBackend(Backend):
             _add_turned(image[part].numpy(), turned, lanes)
         return image
 
-    def backproject_adjoint(self, image: Tensor) -> Tensor:  # noqa: D102
+    def backproject_adjoint(self, image: Tensor) -> Tensor:
         one, bins = self._pixel_pass(len(image)), self.geometry.n_bins
         sinogram = image.new_empty(len(image), *self.geometry.shape)
         for part, lanes, rows in _chunks(one, self.grid.shape, image):

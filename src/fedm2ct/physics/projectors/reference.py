@@ -32,7 +32,7 @@ class TorchBackend(Backend):
         self._rays = ray_table(geometry, grid)
         self._pixels = pixel_table(geometry, grid)
 
-    def project(self, image: Tensor, footprint: Footprint = "joseph") -> Tensor:  # noqa: D102
+    def project(self, image: Tensor, footprint: Footprint = "joseph") -> Tensor:
         if footprint == "distance-driven":
             return self._project_footprints(image)
         out = image.new_zeros(len(image), self.geometry.n_views * self.geometry.n_bins)
@@ -44,9 +44,7 @@ class TorchBackend(Backend):
                 out[:, rays] = (mean * length).sum(-1)
         return out.reshape(len(image), *self.geometry.shape)
 
-    def project_adjoint(  # noqa: D102
-        self, sinogram: Tensor, footprint: Footprint = "joseph"
-    ) -> Tensor:
+    def project_adjoint(self, sinogram: Tensor, footprint: Footprint = "joseph") -> Tensor:
         if footprint == "distance-driven":
             image = sinogram.new_zeros(len(sinogram), *self.grid.shape, requires_grad=True)
             with torch.enable_grad():
@@ -66,9 +64,7 @@ class TorchBackend(Backend):
             total += part if by_row else part.transpose(1, 2)
         return total
 
-    def backproject(  # noqa: D102
-        self, sinogram: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
+    def backproject(self, sinogram: Tensor, weights: Tensor | None = None) -> Tensor:
         if weights is not None:
             sinogram = sinogram * weights
         padded = pad(sinogram, (1, 1)).flatten(1)
@@ -79,7 +75,7 @@ class TorchBackend(Backend):
             out += (value * weight).sum(1)
         return out.reshape(len(sinogram), *self.grid.shape)
 
-    def backproject_adjoint(self, image: Tensor) -> Tensor:  # noqa: D102
+    def backproject_adjoint(self, image: Tensor) -> Tensor:
         views, bins = self.geometry.shape
         flat = image.flatten(1)[:, None]
         out = image.new_zeros(len(image), views * (bins + 2))

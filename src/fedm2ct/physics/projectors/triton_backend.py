@@ -74,7 +74,7 @@ class TritonBackend(Backend):
         pixel_table(geometry, grid)  # fail early
         self._tables: dict[tuple[Any, ...], Any] = {}
 
-    def project(self, image: Tensor, footprint: Footprint = "joseph") -> Tensor:  # noqa: D102
+    def project(self, image: Tensor, footprint: Footprint = "joseph") -> Tensor:
         lines, out = _padded_lines(image), image.new_empty(len(image), *self.geometry.shape)
         if footprint == "distance-driven":
             table = self._strips(image, 0.5)
@@ -86,9 +86,7 @@ class TritonBackend(Backend):
             )  # fmt: skip
         return out
 
-    def project_adjoint(  # noqa: D102
-        self, sinogram: Tensor, footprint: Footprint = "joseph"
-    ) -> Tensor:
+    def project_adjoint(self, sinogram: Tensor, footprint: Footprint = "joseph") -> Tensor:
         driven = footprint == "distance-driven"
         views = self._views(sinogram)
         table = self._strips(sinogram, 0.5) if driven else self._rays(sinogram)
@@ -103,7 +101,7 @@ class TritonBackend(Backend):
         )
         return out
 
-    def backproject(self, sinogram: Tensor, weights: Tensor | None = None) -> Tensor:  # noqa: D102
+    def backproject(self, sinogram: Tensor, weights: Tensor | None = None) -> Tensor:
         views = self._views(sinogram)
         out = sinogram.new_empty(len(sinogram), *self.grid.shape)
         given = sinogram if weights is None else weights.contiguous()
@@ -116,7 +114,7 @@ class TritonBackend(Backend):
         )
         return out
 
-    def backproject_adjoint(self, image: Tensor) -> Tensor:  # noqa: D102
+    def backproject_adjoint(self, image: Tensor) -> Tensor:
         views, table = self._views(image), self._strips(image, 1.0)
         lines, out = _padded_lines(image), image.new_empty(len(image), *self.geometry.shape)
         self._launch(
@@ -129,10 +127,10 @@ class TritonBackend(Backend):
 
     def _launch(
         self,
-        kernel: Any,  # noqa: ANN401
+        kernel: Any,
         out: Tensor,
         *tensors: Tensor,
-        **options: Any,  # noqa: ANN401
+        **options: Any,
     ) -> None:
         """Run a kernel over tiles of ``out``'s last two axes and blocks of its batch."""
         images = min(_MOST_IMAGES, triton.next_power_of_2(max(1, len(out))))

@@ -20,35 +20,36 @@ _generated: Any = intrinsic(prefer_literal=True)
 class Vector(types.Type):
     """The numba type of ``lanes`` numbers."""
 
-    def __init__(self, scalar: Any, lanes: int) -> None:  # noqa: ANN401
+    def __init__(self, scalar: Any, lanes: int) -> None:
         self.scalar, self.lanes = scalar, lanes
         super().__init__(name=f"Vector({scalar}, {lanes})")
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Vector) -> None:  # noqa: ANN401
+    def __init__(self, manager: Any, kind: Vector) -> None:
         scalar = manager.lookup(kind.scalar).get_value_type()
-        super().__init__(manager, kind, ir.VectorType(scalar, kind.lanes))  # type: ignore[no-untyped-call]
+        vector = ir.VectorType(scalar, kind.lanes)
+        super().__init__(manager, kind, vector)  # type: ignore[no-untyped-call]  # numba's
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any, lanes: int) -> Any:  # noqa: ANN401
+def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any, lanes: int) -> Any:
     data = context.make_array(kind)(context, builder, array).data
     vector = ir.VectorType(context.get_value_type(kind.dtype), lanes)
     return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
 
 
-def _is_flat(array: Any) -> bool:  # noqa: ANN401
+def _is_flat(array: Any) -> bool:
     return isinstance(array, types.Array) and array.ndim == 1 and array.layout == "C"
 
 
 @_generated
-def load(typing: Any, array: Any, index: Any, lanes: Any) -> Code | None:  # noqa: ANN401
+def load(typing: Any, array: Any, index: Any, lanes: Any) -> Code | None:
     """Load ``lanes`` numbers of a flat, contiguous array from an index on."""
     if not _is_flat(array):
         return None
 
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ANN401
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = signature.args[0]
         pointer = _pointer(context, builder, kind, args[0], args[1], lanes.literal_value)
         value = builder.load(pointer)
@@ -59,12 +60,12 @@ def load(typing: Any, array: Any, index: Any, lanes: Any) -> Code | None:  # noq
 
 
 @_generated
-def store(typing: Any, array: Any, index: Any, value: Any) -> Code | None:  # noqa: ANN401
+def store(typing: Any, array: Any, index: Any, value: Any) -> Code | None:
     """Store a vector into a flat, contiguous array from an index on."""
     if not _is_flat(array) or not isinstance(value, Vector):
         return None
 
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ANN401
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = signature.args[0]
         pointer = _pointer(context, builder, kind, args[0], args[1], value.lanes)
         builder.store(args[2], pointer).align = kind.dtype.bitwidth // 8
@@ -74,10 +75,10 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Code | None:  # no
 
 
 @_generated
-def fill(typing: Any, number: Any, lanes: Any) -> Code:  # noqa: ANN401
+def fill(typing: Any, number: Any, lanes: Any) -> Code:
     """Return a vector whose lanes all hold one number."""
 
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ANN401
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = ir.VectorType(args[0].type, lanes.literal_value)
         first = ir.Constant(ir.IntType(32), 0)
         start = builder.insert_element(ir.Constant(vector, ir.Undefined), args[0], first)
@@ -89,10 +90,10 @@ def fill(typing: Any, number: Any, lanes: Any) -> Code:  # noqa: ANN401
 
 
 @_generated
-def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Code:  # noqa: ANN401
+def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Code:
     """Return ``a * b + c``, rounded once."""
 
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ANN401
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = args[0].type
         name = f"llvm.fma.v{vector.count}f{a.scalar.bitwidth}"
         kind = ir.FunctionType(vector, [vector] * 3)
