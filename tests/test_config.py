@@ -62,11 +62,6 @@ def test_a_good_configuration_and_its_defaults():
         ("methods", ["fbp", "fbp"], ["methods must differ"]),
         ("seeds", [1, 1], ["seeds must differ"]),
         ("meta/scans", [], ["'meta'", "'scans'"]),
-        (
-            "fedm2ct",
-            {"cross_protocol": 1.0, "shared_input": "learned"},
-            ["fedm2ct.cross_protocol needs fedm2ct.shared_input = 'fbp'"],
-        ),
     ],
 )
 def test_a_wrong_field(path, value, parts):

@@ -47,9 +47,11 @@ def test_every_slice_is_acquired_once_under_one_of_the_protocols(start):
     )
 
 
-def test_what_is_seen_is_the_protocol_s_acquisition_of_that_slice():
+@pytest.mark.parametrize("shared_input", ["fbp", "learned"])
+def test_what_is_seen_is_the_protocol_s_acquisition_of_that_slice(shared_input):
+    """Plain FBP of it, also where a site of that protocol would see what it has learned."""
     clean = [replace(p, photons=1e12, electronic_noise=0.0) for p in (tiny.FAN, tiny.PARALLEL)]
-    acquired = cross(clean).acquire(1)
+    acquired = cross(clean, ModelSpec(width=2, shared_input=shared_input)).acquire(1)
     slices = (acquired.seen, acquired.truth, acquired.conditions)
     for seen, truth, condition in zip(*slices, strict=True):
         protocol = next(p for p in clean if torch.equal(condition_vector(p), condition))
@@ -95,7 +97,6 @@ def test_fewer_slices_than_protocols_are_enough():
     [
         ({"images": []}, "needs images"),
         ({"protocols": ()}, "other sites' protocols"),
-        ({"spec": ModelSpec(shared_input="learned")}, "plain FBP"),
     ],
 )
 def test_what_it_cannot_do_without(changes, why):

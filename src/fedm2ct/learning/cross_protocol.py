@@ -56,15 +56,16 @@ class CrossProtocol:
     protocols
         The other sites' protocols.
     spec
-        The model whose shared network is trained; it must see plain FBP.
+        The model whose shared network is trained. Where that sees a learned image it is shown
+        plain FBP here: what another site has learned does not leave that site, and FBP is what the
+        learned one starts from.
     distance, batch_size, seed, device
         The loss, slices a step, the run's seed, where to compute.
 
     Raises
     ------
     ValueError
-        When there are no images or no protocols, or the shared network sees a learned image, which
-        no other site has.
+        When there are no images or no protocols.
     """
 
     def __init__(
@@ -83,8 +84,6 @@ class CrossProtocol:
         self.starts = [0, *accumulate(lengths)][: len(lengths)]
         if not self.count or not protocols:
             raise ValueError("cross-protocol training needs images and other sites' protocols")
-        if spec.shared_input != "fbp":
-            raise ValueError("cross-protocol training needs a shared network that sees plain FBP")
         self.site, self.spec = site, spec
         self.protocols = protocols
         self.distance, self.batch_size = distance, batch_size

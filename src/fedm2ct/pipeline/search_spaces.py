@@ -48,6 +48,7 @@ NOT_TUNED = {
         "public_training",
         "exchange",
         "cross_protocol",
+        "trusted_teacher",
     ),
 }
 """Options without a range: switches, and what would buy a method more work."""
