@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from fedm2ct.config import RunConfig
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.evaluation.statistics import bootstrap_mean
 from fedm2ct.federation.runlog import RunLog
-from fedm2ct.pipeline.machine import machine
-from fedm2ct.pipeline.manifest import git_commit, versions
+from fedm2ct.pipeline.provenance import machine, provenance
 from fedm2ct.pipeline.settings import without_folders
 from fedm2ct.pipeline.summary import Scores, read_result, reference
 from fedm2ct.pipeline.unit import unit_folder
@@ -48,9 +46,7 @@ def collect(base: RunConfig, names: list[str], out: Path, workers: int) -> dict[
     results = {name: _results(out / name, known[name], base.seeds) for name in names}
     whole = results[FULL]
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
-        "versions": versions(),
+        **provenance(),
         "machine": {**machine(), "workers": workers},
         "config": without_folders(base.model_dump(mode="json")),
         "reference": reference(base),

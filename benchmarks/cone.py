@@ -12,14 +12,12 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ablation_scores import machine
 from torch import Tensor
 
 from fedm2ct.files import write_atomically
@@ -28,6 +26,7 @@ from fedm2ct.physics.cone_operators import ConeProjector
 from fedm2ct.physics.ellipsoids import Ellipsoid, ball, ellipsoid_projections, ellipsoid_volume
 from fedm2ct.physics.fdk import fdk
 from fedm2ct.physics.geometry import equispaced_angles
+from fedm2ct.pipeline.provenance import provenance
 from fedm2ct.units import MU_WATER_PER_MM
 
 RESULT = Path(__file__).parent / "results" / "cone.json"
@@ -129,8 +128,7 @@ def main() -> None:
     if "rtk_s" in measured["project"]:
         packages.append("itk-rtk")
     result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
+        **provenance(),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "threads": arguments.threads,
         "repeats": arguments.repeats,

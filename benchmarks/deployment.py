@@ -23,12 +23,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation_scores import machine
 from deployment_stock import StockFederation
 
 from fedm2ct.deployment.coordinator import init_coordinator
@@ -40,7 +39,7 @@ from fedm2ct.deployment.site import init_site, join
 from fedm2ct.deployment.train import train_deployed
 from fedm2ct.federation.storage import load_tensors
 from fedm2ct.files import write_atomically
-from fedm2ct.pipeline.manifest import git_commit, versions
+from fedm2ct.pipeline.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "deployment.json"
@@ -238,10 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
     result = {
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "versions": versions(),
-        "git_commit": git_commit(),
+        **provenance(),
         **measure(given.width, given.rounds, given.repeats),
     }
     write_atomically(given.out, json.dumps(result, indent=1).encode())

@@ -7,20 +7,18 @@ the same functions as ``fedm2ct train``, in this process.
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ablation_scores import machine
 
 import fedm2ct
 from fedm2ct.config import RunConfig, load_config, parse_config
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
-from fedm2ct.pipeline.manifest import git_commit, versions
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
+from fedm2ct.pipeline.provenance import provenance
 from fedm2ct.pipeline.summary import read_result
 from fedm2ct.pipeline.unit import finish, train, unit_folder
 
@@ -127,10 +125,7 @@ def against(results: Mapping[str, Any], reference: str) -> dict[str, dict[str, f
 def write(path: Path, config: RunConfig, content: Mapping[str, Any]) -> None:
     """Write a result with what is needed to repeat it."""
     record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
-        "machine": machine(),
-        "versions": versions(),
+        **provenance(),
         "config": config.model_dump(mode="json", exclude={"federation", "privacy"}),
         **content,
     }

@@ -14,7 +14,6 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -24,9 +23,9 @@ import torch
 from fedm2ct.config import RunConfig, parse_config
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
-from fedm2ct.pipeline.machine import machine
-from fedm2ct.pipeline.manifest import git_commit, versions, write_manifest
+from fedm2ct.pipeline.manifest import write_manifest
 from fedm2ct.pipeline.prepare import read_cohort
+from fedm2ct.pipeline.provenance import provenance
 from fedm2ct.pipeline.settings import SETTINGS, SIZES, load_setting, without_folders
 from fedm2ct.pipeline.summary import read_result
 from fedm2ct.pipeline.train import slices_on_disk
@@ -103,10 +102,7 @@ def main() -> None:
     cohort = read_cohort(config, print)
     write_manifest(config, cohort, options.out)
     record: dict[str, Any] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
-        "versions": versions(),
-        "machine": machine(),
+        **provenance(),
         "config": without_folders(config.model_dump(mode="json")),
         "methods": {},
     }

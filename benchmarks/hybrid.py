@@ -17,12 +17,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation_scores import machine
 from hybrid_page import page
 
 from fedm2ct.config import RunConfig, parse_config
@@ -36,9 +34,9 @@ from fedm2ct.federation.storage import load_tensors, save_tensors
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.assess import Reconstructor, assess, outputs_of
 from fedm2ct.pipeline.conventional import reconstructor_of
-from fedm2ct.pipeline.manifest import git_commit, versions
 from fedm2ct.pipeline.perceptual import perceptual_metrics, prepare_perceptual
 from fedm2ct.pipeline.prepare import Cohort, acquire_tests, read_cohort, site_tasks
+from fedm2ct.pipeline.provenance import git_commit, provenance
 
 HERE = Path(__file__).resolve().parent
 SEED = 0
@@ -188,8 +186,7 @@ def store(path: Path, base: dict[str, Any], name: str, row: dict[str, Any]) -> N
     """Add a row to what is there now: another process may have added one in the meantime."""
     results = stored(path, base)
     results["rows"][name] = row
-    results.update(date=datetime.now(UTC).date().isoformat(), machine=machine())
-    results["versions"] = versions()
+    results.update(provenance())
     write_atomically(path, json.dumps(results, indent=1).encode())
 
 

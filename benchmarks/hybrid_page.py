@@ -63,7 +63,7 @@ def _setting(results: Mapping[str, Any]) -> str:
         f"{training['rounds']} rounds of {training['local_steps']} steps with batches of "
         f"{training['batch_size']}, one seed: a short run on a busy machine, "
         "whose differences of a few tenths of a dB are not to be built on. "
-        f"{results['date']}, {here['cpu']}, torch {results['versions']['torch']}."
+        f"{results['date'][:10]}, {here['cpu']}, torch {results['versions']['torch']}."
     )
 
 

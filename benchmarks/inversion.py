@@ -14,11 +14,9 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from ablation_scores import machine
 from inversion_attack import Effort, recover
 from torch import Tensor, nn
 
@@ -34,8 +32,8 @@ from fedm2ct.model.image import build_image_network
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.protocols import get_protocol
 from fedm2ct.pipeline.assess import to_hu
-from fedm2ct.pipeline.manifest import git_commit, versions
 from fedm2ct.pipeline.prepare import acquire
+from fedm2ct.pipeline.provenance import provenance
 
 RESULT = Path(__file__).parent / "results" / "inversion.json"
 PROTOCOL, SITE_SCAN, OTHER_SCAN = "demo-low-mas", "lung1", "torso"
@@ -191,10 +189,7 @@ def main() -> None:
         str(seed): measure(arguments.size, seed, arguments.iterations) for seed in arguments.seeds
     }
     record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
-        "machine": machine(),
-        "versions": versions(),
+        **provenance(),
         "network": f"unet, width {WIDTH}, after {WARM_STEPS} steps on {OTHER_SCAN}",
         "site": {"scan": SITE_SCAN, "protocol": PROTOCOL, "slices": SLICES, "size": arguments.size},
         "attack": asdict(Effort(arguments.iterations)),

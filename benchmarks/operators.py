@@ -19,18 +19,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ablation_scores import machine
 from operators_cases import OPERATIONS, SETUPS
 from operators_memory import ENVIRONMENT, OPERATORS
 from operators_page import page
 from operators_peers import LIBRARIES
 
 from fedm2ct.files import write_atomically
-from fedm2ct.pipeline.manifest import git_commit, versions
+from fedm2ct.pipeline.provenance import provenance
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,10 +66,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = [row for spec in specs(options, list(found)) for row in measured(spec, options.timeout)]
     sizes = options.sizes
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
-        "versions": versions(),
-        "machine": machine(),
+        **provenance(),
         "setups": {name: SETUPS[name].title for name in sizes},
         "libraries": {n: {"title": LIBRARIES[n].title, "versions": v} for n, v in found.items()},
         "missing": missing,

@@ -18,7 +18,6 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -33,7 +32,7 @@ from fedm2ct.files import write_atomically
 from fedm2ct.physics.geometry import FanGeometry, ImageGrid, equispaced_angles
 from fedm2ct.physics.phantoms import ellipse_image, ellipse_sinogram, shepp_logan
 from fedm2ct.physics.projectors import FOOTPRINTS, Backend, get_backend
-from fedm2ct.pipeline.manifest import git_commit, versions
+from fedm2ct.pipeline.provenance import provenance, versions
 from fedm2ct.units import MU_WATER_PER_MM
 
 OUT = Path(__file__).parent / "results" / "operators-gpu.json"
@@ -216,8 +215,7 @@ def tiles(geometry: FanGeometry, grid: ImageGrid, repeats: int) -> Iterator[dict
 def facts() -> dict[str, Any]:
     """Return what the numbers depend on."""
     found: dict[str, Any] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
+        **provenance(),
         "versions": {**versions(), "cuda": torch.version.cuda},
     }
     for package in ("triton", "astra-toolbox", "torchtomo"):

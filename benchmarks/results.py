@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation_scores import machine
 
 from fedm2ct.evaluation.statistics import compare
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.manifest import config_of, read_manifest
+from fedm2ct.pipeline.provenance import machine
 from fedm2ct.pipeline.summary import read_result
 
 HERE = Path(__file__).parent

@@ -14,13 +14,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ablation_scores import machine
 from peak_memory import PeakMemory
 from torch import Tensor, nn
 from training_page import page
@@ -35,7 +33,7 @@ from fedm2ct.learning.trainer import Loss, channels_last, make_optimiser
 from fedm2ct.model.ts_iradonmap import ModelSpec, TSiRadonMAP
 from fedm2ct.physics.phantoms import abdomen_like, ellipse_image, ellipse_sinogram
 from fedm2ct.physics.protocols import Protocol, get_protocol
-from fedm2ct.pipeline.manifest import git_commit, versions
+from fedm2ct.pipeline.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "examples" / "small.toml"
@@ -221,10 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         begin = time.perf_counter()
         rows = [row for name in options.setups for row in measure(name, options)]
         results = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "git_commit": git_commit(),
-            "versions": versions(),
-            "machine": machine(),
+            **provenance(),
             "config": CONFIG.name,
             "goal": GOAL,
             "setups": {name: _describe(name) for name in options.setups},

@@ -20,10 +20,10 @@ from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.benchmark_scores import Costs, Results, newcomer_scores, scores_of
 from fedm2ct.pipeline.benchmark_units import origins, packed
-from fedm2ct.pipeline.machine import machine
-from fedm2ct.pipeline.manifest import git_commit, read_manifest, versions
+from fedm2ct.pipeline.manifest import read_manifest
 from fedm2ct.pipeline.newcomer import join_all, joined_scores
 from fedm2ct.pipeline.notices import warnings_to
+from fedm2ct.pipeline.provenance import git_commit, machine, provenance
 from fedm2ct.pipeline.settings import ALL_METHODS, Setting, without_folders
 from fedm2ct.pipeline.summary import read_result, reference
 from fedm2ct.pipeline.train import run_units
@@ -111,10 +111,8 @@ class Benchmark:
             "size": self.setting.size,
             "title": self.setting.title,
             "command": self.setting.command,
-            "date": datetime.now(UTC).date().isoformat(),
-            "git_commit": git_commit(),
+            **provenance(),
             "added": origins(self.run, finished),
-            "versions": versions(),
             "machine": {**machine(), "workers": self.workers},
             "config": without_folders(config.model_dump(mode="json", exclude=_OF_A_CALL)),
             "tuned": {m: dict(values) for m, values in self.tuned.items() if m in finished},

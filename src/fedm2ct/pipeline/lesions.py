@@ -26,9 +26,9 @@ from fedm2ct.pipeline.manifest import (
     chosen_seed,
     config_of,
     read_manifest,
-    versions,
 )
 from fedm2ct.pipeline.prepare import acquire_tests, load_any
+from fedm2ct.pipeline.provenance import versions
 from fedm2ct.pipeline.site_files import scan_hash
 from fedm2ct.pipeline.summary import read_result
 from fedm2ct.pipeline.unit import reconstructors_of

@@ -1,20 +1,18 @@
 """The manifest of a run: what it was, on what, with which versions, so that it can be repeated."""
 
-import importlib.metadata
 import json
 import platform
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import fedm2ct
 from fedm2ct.config import ConfigError, RunConfig, parse_config
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
 from fedm2ct.physics.protocols import protocol_to_dict
 from fedm2ct.pipeline.fingerprints import run_fingerprint
 from fedm2ct.pipeline.prepare import Cohort
+from fedm2ct.pipeline.provenance import git_commit, versions
 from fedm2ct.pipeline.site_files import (
     Roles,
     described,
@@ -29,29 +27,6 @@ NOTES = [
     "Acquisitions are simulated: objects on a grid twice as fine as the reconstruction's and two "
     "rays a detector bin, so that projector and reconstruction do not share a grid.",
 ]
-_PACKAGES = ("torch", "numpy", "scipy", "numba", "flwr", "SimpleITK", "safetensors")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of this project, of Python and of the packages that numbers depend on."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"fedm2ct": fedm2ct.__version__, "python": platform.python_version(), **found}
-
-
-def git_commit() -> str | None:
-    """Return the commit of the source tree that runs, where there is one."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(fedm2ct.__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def write_manifest(config: RunConfig, cohort: Cohort, run: Path) -> dict[str, Any]:

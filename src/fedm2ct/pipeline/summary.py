@@ -11,7 +11,7 @@ from fedm2ct.config import RunConfig
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.evaluation.metrics import FULL_RANGE_HU, WINDOWS
 from fedm2ct.evaluation.statistics import t_mean
-from fedm2ct.pipeline.manifest import versions
+from fedm2ct.pipeline.provenance import versions
 from fedm2ct.pipeline.site_files import without_site_scans
 from fedm2ct.pipeline.unit import unit_folder
 

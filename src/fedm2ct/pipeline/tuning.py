@@ -9,7 +9,6 @@ through its finished trials again without training, and on to the same end.
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,9 @@ from fedm2ct.config import ConfigError, RunConfig, parse_config
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.files import write_atomically
-from fedm2ct.pipeline.machine import machine
-from fedm2ct.pipeline.manifest import git_commit, versions
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import read_cohort
+from fedm2ct.pipeline.provenance import provenance
 from fedm2ct.pipeline.search_spaces import SPACES
 from fedm2ct.pipeline.settings import Setting, short_names, with_options
 from fedm2ct.pipeline.summary import read_result
@@ -192,10 +190,7 @@ def _record(setting: Setting, budget: int, rounds: int, found: dict[str, Any]) -
             "scans": short_names(setting.validation.scans),
             "slices": setting.validation.slices,
         },
-        "date": datetime.now(UTC).date().isoformat(),
-        "git_commit": git_commit(),
-        "versions": versions(),
-        "machine": machine(),
+        **provenance(),
         "methods": found,
     }
 

@@ -47,7 +47,7 @@ def _about(record: Record) -> list[str]:
         "what makes it fair: [benchmark.md](benchmark.md). What the metrics mean: "
         "[evaluation.md](evaluation.md).",
         "",
-        f"{record['date']}, {here['cpu']}, {here['cores']} cores"
+        f"{record['date'][:10]}, {here['cpu']}, {here['cores']} cores"
         + (f", {here['gpu']}" if here.get("gpu") else "")
         + f", {here['workers']} units side by side, torch {record['versions']['torch']}, commit "
         f"{commit}. {config['image_size']} x {config['image_size']} pixels, "
@@ -63,7 +63,8 @@ def _about(record: Record) -> list[str]:
 def _added(record: Record) -> list[str]:
     """Say where units are from that an earlier call has made."""
     places = [
-        f"{place['date']}, {place['machine']['cpu']}, commit {(place['git_commit'] or '?')[:12]}"
+        f"{place['date'][:10]}, {place['machine']['cpu']}, "
+        f"commit {(place['git_commit'] or '?')[:12]}"
         for place in record.get("added", [])
     ]
     return [f"Some units are of earlier calls: {'; '.join(places)}."] if places else []
