@@ -13,7 +13,7 @@ from fedm2ct.config import RunConfig
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.evaluation.statistics import bootstrap_mean
 from fedm2ct.federation.runlog import RunLog
-from fedm2ct.pipeline.provenance import machine, provenance
+from fedm2ct.pipeline.provenance import provenance
 from fedm2ct.pipeline.settings import without_folders
 from fedm2ct.pipeline.summary import Scores, read_result, reference
 from fedm2ct.pipeline.unit import unit_folder
@@ -45,9 +45,10 @@ def collect(base: RunConfig, names: list[str], out: Path, workers: int) -> dict[
     known = variants(base)
     results = {name: _results(out / name, known[name], base.seeds) for name in names}
     whole = results[FULL]
+    made = provenance()
+    made["machine"]["workers"] = workers
     return {
-        **provenance(),
-        "machine": {**machine(), "workers": workers},
+        **made,
         "config": without_folders(base.model_dump(mode="json")),
         "reference": reference(base),
         "interval": _interval_text(whole),

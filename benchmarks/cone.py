@@ -9,7 +9,6 @@ the ratios, not the seconds. ASTRA is not in it: it projects cones on a GPU only
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -124,12 +123,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     measured = measure(GEOMETRY, GRID, arguments.repeats, arguments.threads)
-    packages = ["torch", "numpy", "numba"]
+    made = provenance()
     if "rtk_s" in measured["project"]:
-        packages.append("itk-rtk")
+        made["versions"]["itk-rtk"] = version("itk-rtk")
     result = {
-        **provenance(),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        **made,
         "threads": arguments.threads,
         "repeats": arguments.repeats,
         "volume": GRID.shape,

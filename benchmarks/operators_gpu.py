@@ -32,7 +32,7 @@ from fedm2ct.files import write_atomically
 from fedm2ct.physics.geometry import FanGeometry, ImageGrid, equispaced_angles
 from fedm2ct.physics.phantoms import ellipse_image, ellipse_sinogram, shepp_logan
 from fedm2ct.physics.projectors import FOOTPRINTS, Backend, get_backend
-from fedm2ct.pipeline.provenance import provenance, versions
+from fedm2ct.pipeline.provenance import provenance
 from fedm2ct.units import MU_WATER_PER_MM
 
 OUT = Path(__file__).parent / "results" / "operators-gpu.json"
@@ -214,10 +214,8 @@ def tiles(geometry: FanGeometry, grid: ImageGrid, repeats: int) -> Iterator[dict
 
 def facts() -> dict[str, Any]:
     """Return what the numbers depend on."""
-    found: dict[str, Any] = {
-        **provenance(),
-        "versions": {**versions(), "cuda": torch.version.cuda},
-    }
+    found = provenance()
+    found["versions"]["cuda"] = torch.version.cuda
     for package in ("triton", "astra-toolbox", "torchtomo"):
         try:
             found["versions"][package] = importlib.metadata.version(package)

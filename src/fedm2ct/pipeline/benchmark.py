@@ -106,14 +106,15 @@ class Benchmark:
         }
         unpaired = [site.name for site in config.sites if site.supervision == "none"]
         costs = {method: self.costs(method, seeds) for method, seeds in finished.items()}
+        made = provenance()
+        made["machine"]["workers"] = self.workers
         return {
             "setting": self.setting.name,
             "size": self.setting.size,
             "title": self.setting.title,
             "command": self.setting.command,
-            **provenance(),
+            **made,
             "added": origins(self.run, finished),
-            "machine": {**machine(), "workers": self.workers},
             "config": without_folders(config.model_dump(mode="json", exclude=_OF_A_CALL)),
             "tuned": {m: dict(values) for m, values in self.tuned.items() if m in finished},
             "patients": manifest["patients"],

@@ -12,6 +12,7 @@ from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.learning.meta_set import ContributedMetaSet, SimulatedMetaSet, split_public
 from fedm2ct.learning.metamodel import interpolate
 from fedm2ct.learning.trainer import best_weight
+from fedm2ct.model.ts_iradonmap import Reconstruction
 from tests import tiny
 
 from .reach import fingerprints, reachable_arrays
@@ -230,3 +231,14 @@ def test_ramp_delays_the_mutual_terms():
     ]
     assert tiny.same(states[0], states[1])
     assert not tiny.same(states[0], states[2])
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_site_s_loss_trusts_its_teacher_as_the_options_say(trusted):
+    """At weight 0 a trusted teacher adds nothing: 100 (1 + 9) is left of 100 (1 + 9 + 0.5 x 4)."""
+    options = {"lambda_private": 0.0, "lambda_shared": 0.5, "ramp_rounds": 0}
+    setup = tiny.setup(fedm2ct={**options, "trusted_teacher": trusted}, training={"loss": "l2"})
+    ones = torch.ones(1, 1, 2, 2)
+    result = Reconstruction(ones, 3 * ones, ones, torch.tensor(0.0))
+    loss = fedm2ct.build(setup).clients["A"].loss_of_round(1)(result, torch.zeros(1, 1, 2, 2))
+    assert float(loss) == pytest.approx(1000 if trusted else 1200)
