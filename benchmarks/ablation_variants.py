@@ -112,12 +112,6 @@ def _mutual(own: FedM2CTConfig) -> dict[str, Variant]:
             else f"mutual learning ramped up over {RAMP_ROUNDS} rounds",
             ramp_rounds=0 if ramped else RAMP_ROUNDS,
         ),
-        "any-teacher" if own.trusted_teacher else "trusted-teacher": _own(
-            "the private network teaches whatever validation thinks of it"
-            if own.trusted_teacher
-            else "the private network teaches as far as validation trusts it",
-            trusted_teacher=not own.trusted_teacher,
-        ),
     }
 
 

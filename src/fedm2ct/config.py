@@ -120,13 +120,10 @@ class FedM2CTConfig(_Model):
     `cross_protocol` weighs the shared network's loss on a site's own normal-dose images as the
     other sites' scanners would acquire them; 0 leaves it out, and sites then learn nothing of each
     other's protocols. With `public_training` a site also trains on the public slices that the
-    server trains its metamodel on, acquired under its own protocol. With `trusted_teacher` the
-    shared network learns from the private one only as far as validation trusts that.
+    server trains its metamodel on, acquired under its own protocol.
     """
 
-    neutral: ClassVar[frozenset[str]] = frozenset(
-        {"cross_protocol", "public_training", "trusted_teacher"}
-    )
+    neutral: ClassVar[frozenset[str]] = frozenset({"cross_protocol", "public_training"})
 
     coupling: Literal["side-by-side", "cascaded"] = "cascaded"
     cascade_from: Literal["shared", "initial"] = "initial"
@@ -135,7 +132,6 @@ class FedM2CTConfig(_Model):
     lambda_private: float = Field(default=0.0, ge=0)
     lambda_shared: float = Field(default=0.3, ge=0)
     ramp_rounds: int = Field(default=4, ge=0)
-    trusted_teacher: bool = False
     meta_steps: int = Field(default=60, ge=0)
     alpha: float | None = Field(default=None, ge=0, le=1)
     public_validation: bool = True

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -40,15 +38,6 @@ def test_one_way_teaches_one_network_only(private, shared):
     mutual_loss(l2, private, shared)(result, TRUTH).backward()
     assert float(x.grad) == pytest.approx(200 * (1 - 2 * private))
     assert float(z.grad) == pytest.approx(200 * (3 + 2 * shared))
-
-
-@pytest.mark.parametrize(("weight", "trust"), [(0.0, 0.0), (0.2, 0.4), (0.5, 1.0), (0.9, 1.0)])
-def test_a_teacher_is_trusted_as_far_as_validation_weighs_it(weight, trust):
-    x, z, result = scalars()
-    result = replace(result, weight=torch.tensor(weight))
-    mutual_loss(l2, 0.3, 0.7, trusted=True)(result, TRUTH).backward()
-    assert float(x.grad) == pytest.approx(200 * (1 + 0.3 * (1 - 3)))
-    assert float(z.grad) == pytest.approx(200 * (3 + 0.7 * trust * (3 - 1)))
 
 
 def test_lambda_zero_is_supervised_learning_of_both():

@@ -4,9 +4,7 @@
 
 after deep mutual learning in a federation (Shen et al. 2020, arXiv 2006.16765), with a regression
 distance in place of the KL divergence (FedM2CT, doi 10.34133/cbsystems.0376, gives no equation).
-The ramp over rounds is our own design: early peers teach each other noise. So is the trusted
-teacher: where validation gives the private image a weight w below one half, the shared network
-learns from it with lambda_s 2 w, that is, not at all from one that validation leaves out.
+The ramp over rounds is our own design: early peers teach each other noise.
 """
 
 from collections.abc import Callable
@@ -45,12 +43,9 @@ def both_images(result: Reconstruction) -> tuple[Tensor, Tensor]:
 
 
 def mutual_loss(
-    distance: Distance, lambda_private: float, lambda_shared: float, *, trusted: bool = False
+    distance: Distance, lambda_private: float, lambda_shared: float
 ) -> Callable[[Reconstruction, Tensor], Tensor]:
-    """Return L_P + L_S for a model with both networks; gradients do not cross between them.
-
-    With `trusted` the private network teaches as far as its weight says that it is to be trusted.
-    """
+    """Return L_P + L_S for a model with both networks; gradients do not cross between them."""
 
     def loss(result: Reconstruction, truth: Tensor) -> Tensor:
         x, z = both_images(result)
@@ -58,8 +53,7 @@ def mutual_loss(
         if lambda_private:
             total = total + lambda_private * distance(x, z.detach())
         if lambda_shared:
-            trust = (2 * result.weight.detach()).clamp(max=1.0) if trusted else 1.0
-            total = total + lambda_shared * trust * distance(z, x.detach())
+            total = total + lambda_shared * distance(z, x.detach())
         return total
 
     return loss

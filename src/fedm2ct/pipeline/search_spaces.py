@@ -48,7 +48,6 @@ NOT_TUNED = {
         "public_training",
         "exchange",
         "cross_protocol",
-        "trusted_teacher",
     ),
 }
 """Options without a range: switches, and what would buy a method more work."""

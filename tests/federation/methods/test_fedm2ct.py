@@ -233,12 +233,12 @@ def test_ramp_delays_the_mutual_terms():
     assert not tiny.same(states[0], states[2])
 
 
-@pytest.mark.parametrize("trusted", [False, True])
-def test_a_site_s_loss_trusts_its_teacher_as_the_options_say(trusted):
-    """At weight 0 a trusted teacher adds nothing: 100 (1 + 9) is left of 100 (1 + 9 + 0.5 x 4)."""
-    options = {"lambda_private": 0.0, "lambda_shared": 0.5, "ramp_rounds": 0}
-    setup = tiny.setup(fedm2ct={**options, "trusted_teacher": trusted}, training={"loss": "l2"})
+@pytest.mark.parametrize(("round_index", "expected"), [(1, 1000), (2, 1100), (3, 1200)])
+def test_a_site_s_loss_heeds_the_options_of_mutual_learning(round_index, expected):
+    """100 (1 + 9) is the supervised part, 100 x 0.5 x 4 the peer's once the ramp has ended."""
+    options = {"lambda_private": 0.0, "lambda_shared": 0.5, "ramp_rounds": 2}
+    setup = tiny.setup(fedm2ct=options, training={"loss": "l2"})
     ones = torch.ones(1, 1, 2, 2)
     result = Reconstruction(ones, 3 * ones, ones, torch.tensor(0.0))
-    loss = fedm2ct.build(setup).clients["A"].loss_of_round(1)(result, torch.zeros(1, 1, 2, 2))
-    assert float(loss) == pytest.approx(1000 if trusted else 1200)
+    loss = fedm2ct.build(setup).clients["A"].loss_of_round(round_index)
+    assert float(loss(result, torch.zeros(1, 1, 2, 2))) == pytest.approx(expected)

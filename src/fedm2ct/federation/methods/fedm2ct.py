@@ -137,12 +137,7 @@ def build(setup: Setup) -> Halves:
 
     def loss_of_round(round_index: int) -> Loss:
         factor = ramp(round_index, own.ramp_rounds)
-        return mutual_loss(
-            setup.distance,
-            factor * own.lambda_private,
-            factor * own.lambda_shared,
-            trusted=own.trusted_teacher,
-        )
+        return mutual_loss(setup.distance, factor * own.lambda_private, factor * own.lambda_shared)
 
     tasks = [_with_public(setup, task) for task in setup.tasks]
     trainers = {task.name: setup.trainer(task, spec) for task in tasks}
