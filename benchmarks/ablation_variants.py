@@ -146,11 +146,10 @@ def _wiring(base: RunConfig) -> dict[str, Variant]:
     own = base.fedm2ct
     coupling = "side-by-side" if own.coupling == "cascaded" else "cascaded"
     source = "learned" if own.shared_input == "fbp" else "fbp"
-    found = {coupling: _own(f"networks {coupling}", coupling=coupling)}
-    if source == "fbp" or not own.cross_protocol:  # which has no other site's learned images
-        found[f"shared-{source}"] = _own(
-            f"shared network on {_IMAGES[source]}", shared_input=source
-        )
+    found = {
+        coupling: _own(f"networks {coupling}", coupling=coupling),
+        f"shared-{source}": _own(f"shared network on {_IMAGES[source]}", shared_input=source),
+    }
     if own.coupling == "cascaded":
         image = "initial" if own.cascade_from == "shared" else "shared"
         title = f"cascade: the private network corrects {_IMAGES[image]}"

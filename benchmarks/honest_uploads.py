@@ -34,7 +34,7 @@ from fedm2ct.federation.outliers import (
     kinds,
     update_norm,
 )
-from fedm2ct.federation.run import run_in_process
+from fedm2ct.federation.run import run_method
 from fedm2ct.federation.validation import Rejected, validate_uploads
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.prepare import read_cohort, site_tasks
@@ -126,7 +126,7 @@ def observe(method: str, setup: Setup, rounds: int) -> dict[str, Any]:
     strategy.validate_uploads = observer  # type: ignore[assignment]  # looks on
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run_in_process(
+            run_method(
                 halves.server, halves.clients, rounds, Path(folder),
                 resume=False, seed=0, fingerprint="honest",
             )  # fmt: skip

@@ -27,7 +27,7 @@ from fedm2ct.federation.method import ClientHalf, ServerHalf, State, Upload
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.fedavg import AveragingServer
 from fedm2ct.federation.methods.setup import Setup
-from fedm2ct.federation.run import run_in_process
+from fedm2ct.federation.run import run_method
 from fedm2ct.federation.spool import Spool
 from fedm2ct.learning.seeds import generator
 from fedm2ct.learning.trainer import SiteTask
@@ -99,7 +99,7 @@ def child(mode: str, sites: int, rounds: int) -> dict[str, float]:
     server, clients = real(sites) if mode == "whole" else echoes(sites, mode)
     with tempfile.TemporaryDirectory() as folder:
         warm = dict(list(clients.items())[:2])
-        run_in_process(server, warm, 1, Path(folder) / "w", resume=False, seed=0, fingerprint="w")
+        run_method(server, warm, 1, Path(folder) / "w", resume=False, seed=0, fingerprint="w")
         before, marks = peak_mb(), [time.process_time()]
 
         def on_event(event: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ def child(mode: str, sites: int, rounds: int) -> dict[str, float]:
                 marks.append(time.process_time())
 
         arguments = {"resume": False, "seed": 0, "fingerprint": "x", "on_event": on_event}
-        run_in_process(server, clients, rounds, Path(folder) / "r", **arguments)  # type: ignore[arg-type]
+        run_method(server, clients, rounds, Path(folder) / "r", **arguments)  # type: ignore[arg-type]
     times = sorted(b - a for a, b in pairwise(marks[1:]))
     return {"round_cpu_s": times[len(times) // 2], "peak_growth_mb": peak_mb() - before}
 

@@ -8,7 +8,7 @@ import pytest
 from hybrid_page import page
 
 from fedm2ct.errors import FedM2CTError
-from fedm2ct.federation.run import run_in_process
+from fedm2ct.federation.run import run_method
 from tests import runs, tiny
 
 pytestmark = [
@@ -66,7 +66,7 @@ def test_a_row_on_stored_downloads_is_the_federated_run(base, tmp_path):
     config = hybrid.config_of(row, base)
     cohort = hybrid.read_cohort(config)
     whole = hybrid.halves_of(config, "fedm2ct", cohort)
-    run_in_process(
+    run_method(
         whole.server, whole.clients, 2, tmp_path / "run", resume=False, seed=0, fingerprint="x"
     )
     other = hybrid.config_of(hybrid.ROWS["none"], base)

@@ -15,7 +15,7 @@ import torch
 from fedm2ct.federation import audit, checkpoint, client_app, coordinator, grid, site, strategy
 from fedm2ct.federation.audit_check import check_unit
 from fedm2ct.federation.methods import METHODS
-from fedm2ct.federation.run import run_in_process
+from fedm2ct.federation.run import run_method
 from fedm2ct.federation.storage import load_tensors
 
 from .. import tiny
@@ -126,7 +126,7 @@ PHASES = {
 def run_tiny(folder, resume=False):
     """Run FedM2CT itself; return what it ends with."""
     halves = METHODS["fedm2ct"](tiny.setup())
-    result = run_in_process(
+    result = run_method(
         halves.server, halves.clients, ROUNDS, folder, resume=resume, seed=3, fingerprint="c"
     )
     return result.resumed_from

@@ -13,7 +13,7 @@ from fedm2ct.federation.method import Upload
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.protection import ProtectedClient, protect
 from fedm2ct.federation.robust import average_by
-from fedm2ct.federation.run import run_in_process
+from fedm2ct.federation.run import run_method
 from fedm2ct.federation.storage import load_tensors
 from tests import tiny
 
@@ -45,7 +45,7 @@ def run(folder, method, *, stop_after=None, resume=False, halves=None, **tables)
             raise Interrupted
 
     halves = halves or protected(method, **tables)
-    result = run_in_process(
+    result = run_method(
         halves.server,
         halves.clients,
         ROUNDS,

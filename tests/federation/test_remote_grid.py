@@ -11,7 +11,7 @@ from fedm2ct.federation.grid import LocalGrid
 from fedm2ct.federation.packing import packing
 from fedm2ct.federation.remote_grid import Patience, RemoteGrid
 from fedm2ct.federation.remote_site import RemoteSite
-from fedm2ct.federation.run import run_in_process
+from fedm2ct.federation.run import run_method
 
 from .toy import CONFIG, SEED, SITES, ToyClient, ToyServer, run_toy, same_state
 
@@ -55,7 +55,7 @@ class Network(LocalGrid):
 def federated(folder, network, patience=QUICK, rounds=4, **options):
     grid = RemoteGrid(network, network.sites, patience)
     grid.await_sites()
-    run_in_process(
+    run_method(
         ToyServer(),
         {},
         rounds,
@@ -136,7 +136,7 @@ def test_a_site_that_will_be_back_is_waited_for(tmp_path):
     network = Returning(tmp_path)
     grid = RemoteGrid(network, network.sites, Patience(5, 0.0, 5.0), warn=told.append)
     grid.await_sites()
-    run_in_process(
+    run_method(
         ToyServer(),
         {},
         2,

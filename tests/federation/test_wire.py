@@ -9,7 +9,7 @@ import torch
 from fedm2ct.federation.method import Upload
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.cross_protocol_client import CrossProtocolClient
-from fedm2ct.federation.run import run_in_process
+from fedm2ct.federation.run import run_method
 from fedm2ct.federation.storage import load_tensors
 
 from .. import tiny
@@ -66,7 +66,7 @@ def test_no_private_tensor_and_no_image_leaves_its_site(method, tmp_path, monkey
             kept = {n: t for n, t in state.items() if not n.startswith(declared)}
             private.update(private_rows(kept, shared))
 
-    run_in_process(
+    run_method(
         halves.server, halves.clients, ROUNDS, tmp_path,
         resume=False, seed=3, fingerprint="c", on_event=remember,
     )  # fmt: skip

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fedm2ct.federation.method import Aggregate, ClientHalf, ServerHalf, State, Upload
-from fedm2ct.federation.run import run_in_process
+from fedm2ct.federation.run import run_method
 from fedm2ct.federation.storage import state_fingerprint
 
 CANARY = 1234567.890123  # in every private state; its bytes must never be sent
@@ -124,9 +124,7 @@ def run_toy(folder, *, resume=False, rounds=ROUNDS, clients=None, server=None, *
     clients = toy_clients() if clients is None else clients
     events: list[dict] = []
     options = {"seed": SEED, "fingerprint": CONFIG, "on_event": events.append} | options
-    result = run_in_process(
-        server or ToyServer(), clients, rounds, folder, resume=resume, **options
-    )
+    result = run_method(server or ToyServer(), clients, rounds, folder, resume=resume, **options)
     return result, clients, events
 
 

@@ -18,7 +18,7 @@ from fedm2ct.device import compute_device
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.federation.protection import build_halves
-from fedm2ct.federation.run import run_in_process
+from fedm2ct.federation.run import run_method
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.pipeline.fingerprints import unit_fingerprint
 
@@ -71,7 +71,7 @@ def _federate(folder: CoordinatorFolder, job: dict[str, Any], grid: "Grid", log:
         warn=lambda text: log.append([{"event": "warning", "reason": text}]),
     )
     remote.await_sites()
-    run_in_process(
+    run_method(
         halves.server,
         {},
         config.training.rounds,

@@ -1,4 +1,4 @@
-"""Running a method in this process, through Flower, so that it can be interrupted at any time.
+"""Running a method through Flower, its sites here or elsewhere; it may be interrupted at any time.
 
 Of a round, the sites' private states are stored first, then the log and the audit log, then the
 server's checkpoint: the round counts as done when the last is there. A run that is resumed goes
@@ -51,7 +51,7 @@ class RunResult:
     final_metrics: dict[str, dict[str, float]]
 
 
-def run_in_process(
+def run_method(
     server: ServerHalf,
     clients: Mapping[str, ClientHalf],
     rounds: int,

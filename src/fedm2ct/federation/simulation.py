@@ -19,7 +19,7 @@ from fedm2ct.federation.client_app import make_client_app
 from fedm2ct.federation.method import ServerHalf
 from fedm2ct.federation.packing import packed, packing, unpacked
 from fedm2ct.federation.remote_grid import Patience, RemoteGrid
-from fedm2ct.federation.run import RunResult, run_in_process
+from fedm2ct.federation.run import RunResult, run_method
 from fedm2ct.federation.runlog import Event
 from fedm2ct.federation.server_app import make_server_app
 from fedm2ct.federation.site import Site
@@ -53,21 +53,21 @@ def run_in_simulation(
     sites
         Names of the sites.
     rounds, run_dir, resume, seed, fingerprint, on_event
-        As of `run_in_process`.
+        As of `run_method`.
     cpus_a_site
         CPU cores that a site in work takes.
 
     Raises
     ------
     FedM2CTError
-        As `run_in_process`.
+        As `run_method`.
     """
     outcome: list[RunResult | BaseException] = []
 
     def serve(grid: Grid, context: Context) -> None:
         try:
             remote = RemoteGrid(grid, _names_of(grid, len(sites)), Patience(return_s=0.0))
-            result = run_in_process(
+            result = run_method(
                 server,
                 {},
                 rounds,

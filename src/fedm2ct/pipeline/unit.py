@@ -19,7 +19,7 @@ from fedm2ct.device import compute_device
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.methods.setup import Halves, Setup
 from fedm2ct.federation.protection import build_halves
-from fedm2ct.federation.run import run_in_process
+from fedm2ct.federation.run import run_method
 from fedm2ct.files import write_atomically
 from fedm2ct.model.start import starts_kept_in
 from fedm2ct.pipeline.assess import (
@@ -111,7 +111,7 @@ def train(
     setup = Setup(config, site_tasks(cohort, seed), seed, cohort.public(), compute_device())
     with starts_kept_in(starts):
         halves: Halves = build_halves(method, setup)
-        run_in_process(
+        run_method(
             halves.server,
             halves.clients,
             config.training.rounds,

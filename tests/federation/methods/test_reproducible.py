@@ -5,7 +5,7 @@ import torch
 
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.pooled import MEMBER
-from fedm2ct.federation.run import run_in_process
+from fedm2ct.federation.run import run_method
 from fedm2ct.federation.storage import load_tensors
 from tests import tiny
 
@@ -69,7 +69,7 @@ def run(variant, folder, *, seed=3, stop_after=None, resume=False):
             raise Interrupted
 
     halves = METHODS[variant.split()[0]](tiny.setup(seed, **VARIANTS[variant]))
-    run_in_process(
+    run_method(
         halves.server,
         halves.clients,
         ROUNDS,
@@ -150,7 +150,7 @@ def test_every_method_starts_from_an_iterative_image_and_trains_in_bfloat16(meth
         if event["event"] in ("dropped", "warning"):
             dropped.append(event)
 
-    run_in_process(
+    run_method(
         halves.server,
         halves.clients,
         ROUNDS,

@@ -6,7 +6,7 @@ import torch
 from fedm2ct.federation.method import Upload
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.unpaired_client import ReceivingClient, SelfTaughtClient
-from fedm2ct.federation.run import run_in_process
+from fedm2ct.federation.run import run_method
 from fedm2ct.learning.unpaired_trainer import UnpairedTrainer
 from tests import tiny
 
@@ -24,7 +24,7 @@ def setup(**changes):
 def federate(halves, folder, rounds=2):
     """Run through the engine; return the events."""
     events = []
-    run_in_process(
+    run_method(
         halves.server,
         halves.clients,
         rounds,
