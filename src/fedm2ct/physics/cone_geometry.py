@@ -25,15 +25,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedm2ct.physics.geometry import FanGeometry, ImageGrid, equispaced_angles
+from fedm2ct.physics.geometry import FanGeometry, ImageGrid, equispaced_angles, require
 
 Floats = NDArray[np.float64]
 _SHIFTS = ("source_angle_shift_rad", "source_radial_shift_mm", "source_axial_shift_mm")
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -49,13 +44,13 @@ class VolumeGrid:
 
     def __post_init__(self) -> None:
         """Refuse empty grids and non-positive voxels."""
-        _check(
+        require(
             min(self.shape) > 0, f"VolumeGrid: slices, rows, columns must be > 0, not {self.shape}"
         )
         for field in ("pixel_mm", "slice_mm"):
             value = getattr(self, field)
-            _check(0 < value < math.inf, f"VolumeGrid: {field} must be positive, not {value}")
-        _check(math.isfinite(self.centre_z_mm), "VolumeGrid: centre_z_mm must be finite")
+            require(0 < value < math.inf, f"VolumeGrid: {field} must be positive, not {value}")
+        require(math.isfinite(self.centre_z_mm), "VolumeGrid: centre_z_mm must be finite")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -129,12 +124,12 @@ class ConeGeometry:
         """Refuse empty detectors, lists of another length than the views, impossible distances."""
         for field in ("n_rows", "n_columns", "row_pitch_mm", "column_pitch_mm"):
             value = getattr(self, field)
-            _check(0 < value < math.inf, f"ConeGeometry: {field} must be positive, not {value}")
+            require(0 < value < math.inf, f"ConeGeometry: {field} must be positive, not {value}")
         for field in ("column_offset_mm", "row_offset_mm"):
-            _check(math.isfinite(getattr(self, field)), f"ConeGeometry: {field} must be finite")
+            require(math.isfinite(getattr(self, field)), f"ConeGeometry: {field} must be finite")
         for field in ("source_z_mm", "source_axial_shift_mm"):
             numbers = getattr(self, field)
-            _check(
+            require(
                 len(numbers) in (0, self.n_views) and all(map(math.isfinite, numbers)),
                 f"ConeGeometry: {field} must be empty or hold one finite number for each of the "
                 f"{self.n_views} views, not {len(numbers)}",
@@ -143,7 +138,7 @@ class ConeGeometry:
             fan = self.in_plane
         except ValueError as error:  # the same fields, and the same rules for them
             raise ValueError(str(error).replace("FanGeometry", "ConeGeometry")) from None
-        _check(
+        require(
             bool(np.abs(fan.fan_angles_rad).max() < math.pi / 2),
             "ConeGeometry: a curved detector must lie before the source: fewer or smaller columns",
         )
@@ -252,14 +247,14 @@ def helical(
     """
     step = 2 * math.pi / turn.n_views
     whole = equispaced_angles(turn.n_views, start_rad=turn.angles_rad[0])
-    _check(
+    require(
         bool(np.allclose(turn.angles, whole)) and not turn.is_helical,
         "helical: turn must be a full circle of equispaced angles in one plane",
     )
     shifts = any(getattr(turn, field) for field in _SHIFTS)
-    _check(not shifts, "helical: give the focal spot's shifts with the helix's own views")
-    _check(math.isfinite(pitch) and pitch != 0, "helical: pitch must be finite and not zero")
-    _check(turns * turn.n_views >= 1, "helical: turns must be positive")
+    require(not shifts, "helical: give the focal spot's shifts with the helix's own views")
+    require(math.isfinite(pitch) and pitch != 0, "helical: pitch must be finite and not zero")
+    require(turns * turn.n_views >= 1, "helical: turns must be positive")
     count = round(turns * turn.n_views)
     at = np.arange(count) - (count - 1) / 2
     heights = centre_z_mm + at * pitch * turn.collimation_mm / turn.n_views

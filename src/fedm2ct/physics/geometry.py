@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def _check(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with the message unless the condition holds."""
     if not condition:
         raise ValueError(message)
 
@@ -40,8 +41,8 @@ class ImageGrid:
 
     def __post_init__(self) -> None:
         """Refuse empty grids and non-positive pixels."""
-        _check(self.rows > 0 and self.columns > 0, "image grid: rows and columns must be positive")
-        _check(self.pixel_mm > 0, "image grid: pixel_mm must be positive")
+        require(self.rows > 0 and self.columns > 0, "image grid: rows and columns must be positive")
+        require(self.pixel_mm > 0, "image grid: pixel_mm must be positive")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -66,10 +67,10 @@ class _Geometry:
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        _check(len(self.angles_rad) > 0, f"{name}: angles_rad must hold at least one angle")
-        _check(all(map(math.isfinite, self.angles_rad)), f"{name}: angles_rad must be finite")
-        _check(self.n_bins > 0, f"{name}: n_bins must be positive")
-        _check(self.detector_pitch_mm > 0, f"{name}: detector_pitch_mm must be positive")
+        require(len(self.angles_rad) > 0, f"{name}: angles_rad must hold at least one angle")
+        require(all(map(math.isfinite, self.angles_rad)), f"{name}: angles_rad must be finite")
+        require(self.n_bins > 0, f"{name}: n_bins must be positive")
+        require(self.detector_pitch_mm > 0, f"{name}: detector_pitch_mm must be positive")
 
     @property
     def n_views(self) -> int:
@@ -125,24 +126,24 @@ class FanGeometry(_Geometry):
     def __post_init__(self) -> None:
         """Refuse distances that put the isocentre behind the source or the detector before it."""
         super().__post_init__()
-        _check(self.source_to_isocentre_mm > 0, "FanGeometry: source_to_isocentre_mm must be > 0")
-        _check(
+        require(self.source_to_isocentre_mm > 0, "FanGeometry: source_to_isocentre_mm must be > 0")
+        require(
             self.source_to_detector_mm >= self.source_to_isocentre_mm,
             "FanGeometry: source_to_detector_mm must not be below source_to_isocentre_mm",
         )
-        _check(
+        require(
             self.detector in ("flat", "curved"),
             f"FanGeometry: detector must be 'flat' or 'curved', not {self.detector!r}",
         )
         for field in ("source_angle_shift_rad", "source_radial_shift_mm"):
             shift = getattr(self, field)
-            _check(
+            require(
                 len(shift) in (0, self.n_views) and all(map(math.isfinite, shift)),
                 f"FanGeometry: {field} must be empty or hold one finite number for each of the "
                 f"{self.n_views} views, not {len(shift)}",
             )
         along, _ = self.sources_mm
-        _check(
+        require(
             bool(np.all(along > self.source_to_isocentre_mm - self.source_to_detector_mm)),
             "FanGeometry: source_radial_shift_mm puts the source behind the detector",
         )
@@ -199,5 +200,5 @@ def equispaced_angles(
     n_views: int, span_rad: float = 2 * math.pi, start_rad: float = 0.0
 ) -> tuple[float, ...]:
     """Return ``n_views`` angles spaced by ``span_rad / n_views`` from ``start_rad``."""
-    _check(n_views > 0, "equispaced_angles: n_views must be positive")
+    require(n_views > 0, "equispaced_angles: n_views must be positive")
     return tuple(start_rad + span_rad * i / n_views for i in range(n_views))
