@@ -47,12 +47,15 @@ def _parts(base: RunConfig) -> dict[str, Variant]:
     """Leave a part out."""
     analytical: Changes = {"model": {"learn_projection": False}}
     other = not base.model.consistency
-    start = "tv" if base.model.start == "fbp" else "fbp"
+    starts = set(_STARTS) - {base.model.start}
     return {
         **_private(base),
-        f"start-{start}": Variant(
-            f"networks that correct {_STARTS[start]}", changes={"model": {"start": start}}
-        ),
+        **{
+            f"start-{start}": Variant(
+                f"networks that correct {_STARTS[start]}", changes={"model": {"start": start}}
+            )
+            for start in sorted(starts)
+        },
         "no-exchange": _own("no exchange: two networks, no federation", exchange=False),
         "analytical": Variant(
             "FBP for the learned sinogram and back-projection", changes=analytical
@@ -157,7 +160,11 @@ def _wiring(base: RunConfig) -> dict[str, Variant]:
     return found
 
 
-_STARTS = {"fbp": "FBP", "tv": "total variation"}
+_STARTS = {
+    "fbp": "FBP",
+    "tv": "total variation of one strength",
+    "scaled-tv": "total variation as strong as the protocol is noisy",
+}
 _IMAGES = {
     "fbp": "plain FBP",
     "learned": "the learned reconstruction",
@@ -174,7 +181,7 @@ def _rivals(base: RunConfig) -> dict[str, Variant]:
         "local": Variant("local only", "local"),
         **({"local-public": public} if base.meta.source == "simulated" else {}),
         "local-tv": Variant(
-            "local only, from total variation", "local", {"model": {"start": "tv"}}
+            "local only, from total variation", "local", {"model": {"start": "scaled-tv"}}
         ),
         "local-analytical": Variant("local only, FBP for the learned parts", "local", analytical),
         "fedavg": Variant("FedAvg", "fedavg"),

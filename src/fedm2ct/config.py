@@ -82,7 +82,7 @@ class ModelConfig(_Model):
     private: ImageNetworkName = "unet"
     shared: ImageNetworkName = "unet"
     width: int = Field(default=16, ge=1, le=256)
-    start: Literal["fbp", "sirt", "tv"] = "fbp"
+    start: Literal["fbp", "sirt", "tv", "scaled-tv"] = "fbp"
     private_sees_fbp: bool = True
     learn_projection: bool = True
     consistency: bool = False

@@ -11,7 +11,7 @@ import torch
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.model.frequency import PRIVATE_NETWORKS
 from fedm2ct.model.image import IMAGE_NETWORKS, build_image_network
-from fedm2ct.model.start import analytical_input, iterative, starts_kept_in
+from fedm2ct.model.start import analytical_input, iterative, starts_kept_in, tv_strength
 from fedm2ct.model.ts_iradonmap import ModelSpec, TSiRadonMAP
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.geometry import (
@@ -21,8 +21,11 @@ from fedm2ct.physics.geometry import (
     ParallelGeometry,
     equispaced_angles,
 )
+from fedm2ct.physics.image_noise import fbp_noise
+from fedm2ct.physics.operators import Projector
 from fedm2ct.physics.phantoms import abdomen_like, ellipse_sinogram
 from fedm2ct.physics.protocols import PROTOCOLS, Protocol
+from fedm2ct.physics.total_variation import statistical_total_variation
 
 pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
 GRID = ImageGrid(32, 32, 12.0)
@@ -84,11 +87,25 @@ def test_iterative_images_are_kept_and_read_again_for_the_same_measurement_only(
             analytical_input("sirt", other, site),
             analytical_input("sirt", data, replace(site, photons=site.photons / 2)),
             analytical_input("tv", data, site),
+            analytical_input("scaled-tv", data, site),
         ):
             assert (changed[:, 0] - first[:, 0]).abs().max() < 2
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 5
     assert torch.equal(analytical_input("sirt", data, site), first)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_scaled_total_variation_is_stronger_where_a_protocol_is_noisier() -> None:
+    site = protocol(GEOMETRIES["flat"])
+    dark = replace(site, photons=site.photons / 4, electronic_noise=site.electronic_noise / 2)
+    strength = tv_strength("scaled-tv", site)
+    assert strength == pytest.approx(7.5e-5 * 12.0 * fbp_noise(site))
+    assert tv_strength("scaled-tv", dark) == pytest.approx(2 * strength)
+    assert tv_strength("tv", dark) == tv_strength("tv", site)
+    data = sinogram(site.geometry)
+    plain, projector = fbp(data, site.geometry, GRID), Projector(site.geometry, GRID)
+    expected = statistical_total_variation(data, plain, projector, site, strength, 200)
+    torch.testing.assert_close(iterative("scaled-tv", data, plain, site), expected)
 
 
 def test_lower_precision_is_for_training_only() -> None:
@@ -122,7 +139,7 @@ def test_sinogram_network_corrects_in_lower_precision_while_training_only() -> N
 
 @pytest.mark.parametrize("coupling", ["cascaded", "side-by-side"])
 @pytest.mark.parametrize("cascade_from", ["initial", "shared"])
-@pytest.mark.parametrize("start", ["sirt", "tv"])
+@pytest.mark.parametrize("start", ["sirt", "tv", "scaled-tv"])
 def test_untrained_is_the_iterative_image_it_starts_from(start, cascade_from, coupling) -> None:
     geometry = GEOMETRIES["flat short"]
     spec = ModelSpec(width=4, coupling=coupling, start=start, cascade_from=cascade_from)
