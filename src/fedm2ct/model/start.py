@@ -30,6 +30,7 @@ from fedm2ct.physics.total_variation import statistical_total_variation
 
 Start = Literal["fbp", "sirt", "tv", "scaled-tv"]
 
+# Fingerprints know a start by its name alone: another number needs another name.
 SIRT_ITERATIONS = 60
 TV_ITERATIONS = 200
 TV_STRENGTH = 6e-5
