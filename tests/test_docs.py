@@ -1,6 +1,7 @@
 """What the documents repeat of the code must be what the code says."""
 
 import importlib.util
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -11,8 +12,10 @@ from fedm2ct.config import FedM2CTConfig, MethodConfig, parse_config
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.physics.protocols import protocol_from_dict
 from fedm2ct.pipeline.conventional import CONVENTIONAL
+from fedm2ct.pipeline.settings import SETTINGS
 
 DOCS = Path(__file__).parents[1] / "docs"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
 def test_protocols_page_is_up_to_date():
@@ -70,3 +73,21 @@ def test_every_fault_s_test_exists():
         for path, name in tests:
             text = (DOCS.parent / path).read_text()
             assert re.search(rf"^def {name}\(", text, re.M), f"{path}::{name}"
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_what_the_benchmark_s_page_says_of_a_setting_is_in_the_generated_one(setting):
+    text = " ".join((DOCS / "benchmark.md").read_text().split())
+    name = f"benchmark-{setting}-small.md"
+    (section,) = re.findall(
+        rf"\[{setting}\]\({name}\): (.*?)(?= \[[a-z -]+\]\(benchmark-|## )", text
+    )
+    record = json.loads((RESULTS / f"{setting}-small.json").read_text())
+    mean = {name: found["mean"] for name, found in record["methods"]["fedm2ct"]["mean"].items()}
+    own = f"{mean['psnr_db']:.2f} dB, {mean['ssim']:.4f}, {mean['rmse_hu']:.1f} HU"
+    assert own in section
+    page = (DOCS / name).read_text().replace("−", "-")
+    differences = re.findall(r"[+-]\d\.\d\d \[[+-]\d\.\d\d, [+-]\d\.\d\d\]", section)
+    assert differences
+    for difference in differences:
+        assert difference in page
