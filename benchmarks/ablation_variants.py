@@ -47,14 +47,13 @@ def _parts(base: RunConfig) -> dict[str, Variant]:
     """Leave a part out."""
     analytical: Changes = {"model": {"learn_projection": False}}
     other = not base.model.consistency
-    starts = set(_STARTS) - {base.model.start}
     return {
         **_private(base),
         **{
             f"start-{start}": Variant(
-                f"networks that correct {_STARTS[start]}", changes={"model": {"start": start}}
+                f"networks that correct {image}", changes={"model": {"start": start}}
             )
-            for start in sorted(starts)
+            for start, image in _STARTS.items()
         },
         "no-exchange": _own("no exchange: two networks, no federation", exchange=False),
         "analytical": Variant(

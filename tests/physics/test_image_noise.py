@@ -10,9 +10,8 @@ from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.geometry import FanGeometry, ImageGrid, ParallelGeometry, equispaced_angles
 from fedm2ct.physics.image_noise import WATER_DISC_MM, fbp_noise
 from fedm2ct.physics.noise import add_dose_noise
-from fedm2ct.physics.operators import Projector
+from fedm2ct.physics.phantoms import ellipse_sinogram, water_disc
 from fedm2ct.physics.protocols import Protocol
-from fedm2ct.units import MU_WATER_PER_MM
 
 GRID = ImageGrid(32, 40, 9.0)
 GEOMETRIES = {
@@ -27,11 +26,8 @@ GEOMETRIES = {
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_it_is_the_scatter_of_reconstructions(name):
     protocol = Protocol("test", GEOMETRIES[name], GRID, 1e5, 20.0)
-    down, across = (
-        (torch.arange(n) - (n - 1) / 2) * GRID.pixel_mm for n in (GRID.rows, GRID.columns)
-    )
-    disc = ((down[:, None] ** 2 + across**2).sqrt() < WATER_DISC_MM / 2).float()[None, None]
-    rays = Projector(protocol.geometry, GRID)(disc) * MU_WATER_PER_MM
+    disc = water_disc(WATER_DISC_MM / 2)
+    rays = ellipse_sinogram(disc, protocol.geometry).float()
     generator = torch.Generator().manual_seed(0)
     noisy = add_dose_noise(rays.expand(4000, -1, -1, -1), 1e5, 20.0, generator)
     scatter = fbp(noisy, protocol.geometry, GRID)[:, 0, 16, 20].std()

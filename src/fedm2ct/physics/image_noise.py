@@ -7,6 +7,7 @@ import torch
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.noise import inverse_variance
 from fedm2ct.physics.operators import Projector
+from fedm2ct.physics.phantoms import ellipse_image, water_disc
 from fedm2ct.physics.protocols import Protocol
 from fedm2ct.units import MU_WATER_PER_MM
 
@@ -34,13 +35,9 @@ def fbp_noise(protocol: Protocol) -> float:
         Relative attenuation: 0.05 are 50 HU.
     """
     grid = protocol.grid
-    down, across = (
-        (torch.arange(count) - (count - 1) / 2) * grid.pixel_mm
-        for count in (grid.rows, grid.columns)
-    )
-    inside = down[:, None].square() + across.square() < (WATER_DISC_MM / 2) ** 2
+    disc = ellipse_image(water_disc(WATER_DISC_MM / 2), grid, supersampling=1).float()
     with torch.no_grad():
-        rays = Projector(protocol.geometry, grid)(inside.float()[None, None]) * MU_WATER_PER_MM
+        rays = Projector(protocol.geometry, grid)(disc) * MU_WATER_PER_MM
     precision = inverse_variance(rays, protocol.photons, protocol.electronic_noise)
     with torch.enable_grad():
         nothing = torch.zeros_like(rays, requires_grad=True)
