@@ -1,14 +1,14 @@
 """Sites without normal-dose images: every loss for them compared, beside what rivals do there.
 
-    python benchmarks/hybrid.py --work runs/hybrid            # train, score, write
-    python benchmarks/hybrid.py --work runs/hybrid --rows thinning fedfdd
+    python benchmarks/hybrid.py --scans DIR --rounds 4        # train, score, write
+    python benchmarks/hybrid.py --scans DIR --rounds 4 --rows thinning fedfdd
     python benchmarks/hybrid.py --page-only                   # the page alone
 
-Four sites of the demo at 128 x 128, two of them (B, 40 views; D, low dose) without pairs. A site
-without pairs sends nothing, so what the others and the server do is the same whatever its loss is:
-the federation is trained once a method, what it sends down is kept in WORK, and each row trains the
-two sites on that. Each finished row is stored in ``benchmarks/results/hybrid.json`` and not done
-again; ``docs/hybrid.md`` is made from it.
+The benchmark's setting `hybrid`, scored on its validation patients. A site without pairs sends
+nothing, so what the others and the server do is the same whatever its loss is: the federation is
+trained once a method, what it sends down is kept in WORK, and each row trains the sites without
+pairs on that. Each finished row is stored in ``benchmarks/results/hybrid.json`` and not done again;
+``docs/hybrid.md`` is made from it.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from hybrid_page import page
 
+from fedm2ct.cli.options import loaded_setting
 from fedm2ct.config import RunConfig, parse_config
 from fedm2ct.device import compute_device
 from fedm2ct.errors import FedM2CTError
@@ -32,31 +33,17 @@ from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.setup import Halves, Setup
 from fedm2ct.federation.storage import load_tensors, save_tensors
 from fedm2ct.files import write_atomically
+from fedm2ct.model.start import Start, analytical_input, starts_kept_in
+from fedm2ct.physics.protocols import Protocol
 from fedm2ct.pipeline.assess import Reconstructor, assess, outputs_of
-from fedm2ct.pipeline.conventional import reconstructor_of
 from fedm2ct.pipeline.perceptual import perceptual_metrics, prepare_perceptual
 from fedm2ct.pipeline.prepare import Cohort, acquire_tests, read_cohort, site_tasks
 from fedm2ct.pipeline.provenance import git_commit, provenance
+from fedm2ct.pipeline.settings import SIZES, without_folders
+from fedm2ct.pipeline.tuning import validation_config
 
 HERE = Path(__file__).resolve().parent
 SEED = 0
-CONFIG: dict[str, Any] = {
-    "name": "hybrid",
-    "methods": ["fedm2ct"],
-    "image_size": 128,
-    "sites": [
-        {"name": "A", "protocol": "demo-low-mas", "scans": ["lung1"], "slices": 24},
-        {"name": "B", "protocol": "demo-sparse", "scans": ["lung2"], "slices": 24},
-        {"name": "C", "protocol": "demo-limited", "scans": ["pelvis"], "slices": 24},
-        {"name": "D", "protocol": "demo-parallel", "scans": ["liver_dicom"], "slices": 24},
-    ],
-    "test": {"scans": ["cxr"], "slices": 16},
-    "meta": {"scans": ["torso"], "slices": 16},
-    "training": {"rounds": 4, "local_steps": 40, "batch_size": 2},
-    "fedm2ct": {"meta_steps": 60},
-    "evaluation": {"perceptual": True},
-}
-UNPAIRED = ("B", "D")
 
 
 @dataclass(frozen=True)
@@ -70,6 +57,7 @@ class Row:
 
 ROWS = {
     "fbp": Row("FBP", "fbp"),
+    "start": Row("what the networks start from", "start"),
     "alone": Row("the site alone, `noise2inverse`", "local", ("noise2inverse",)),
     "local-public": Row("the site alone, on the public scan's pairs", "local_public"),
     "fedavg": Row("FedAvg's network, received", "fedavg"),
@@ -88,13 +76,22 @@ ROWS = {
 }
 
 
-def config_of(row: Row, base: dict[str, Any]) -> RunConfig:
+def base_config(options: argparse.Namespace) -> RunConfig:
+    """Return the setting's configuration on its validation patients."""
+    scans = {**vars(options), "phantoms": False}
+    setting = loaded_setting("hybrid", options.size, scans)
+    return validation_config(setting, options.rounds)
+
+
+def config_of(row: Row, base: RunConfig) -> RunConfig:
     """Return a row's configuration."""
-    sites = [
-        {**site, "supervision": "none" if site["name"] in UNPAIRED else "paired"}
-        for site in base["sites"]
-    ]
-    return parse_config({**base, "sites": sites, "hybrid": {"loss": list(row.loss)}})
+    data = base.model_dump(mode="json")
+    return parse_config({**data, "hybrid": {"loss": list(row.loss)}}, row.title)
+
+
+def sites_without_pairs(config: RunConfig) -> list[str]:
+    """Return their names."""
+    return [site.name for site in config.sites if site.supervision == "none"]
 
 
 def downloads(config: RunConfig, method: str, cohort: Cohort, folder: Path) -> list[State]:
@@ -103,11 +100,11 @@ def downloads(config: RunConfig, method: str, cohort: Cohort, folder: Path) -> l
     files = [folder / method / f"{index}.safetensors" for index in range(rounds + 1)]
     if files[-1].exists():
         return [load_tensors(file)[0] for file in files]
-    halves = halves_of(config, method, cohort)
+    halves = halves_of(config, method, cohort, folder)
     shared = halves.server.initial_shared()
     sent = [shared]
     for index in range(1, rounds + 1):
-        sites = sorted(set(halves.clients) - set(UNPAIRED))
+        sites = sorted(set(halves.clients) - set(sites_without_pairs(config)))
         uploads = [halves.clients[site].fit(index, shared) for site in sites]
         shared = halves.server.aggregate(index, shared, uploads).shared
         sent.append(shared)
@@ -117,30 +114,45 @@ def downloads(config: RunConfig, method: str, cohort: Cohort, folder: Path) -> l
     return sent
 
 
-def halves_of(config: RunConfig, method: str, cohort: Cohort) -> Halves:
-    """Build a method's halves."""
+def halves_of(config: RunConfig, method: str, cohort: Cohort, folder: Path) -> Halves:
+    """Build a method's halves; what networks start from is kept in the folder for all rows."""
     tasks = site_tasks(cohort, SEED)
-    return METHODS[method](Setup(config, tasks, SEED, cohort.public(), compute_device()))
+    with starts_kept_in(starts_folder(folder)):
+        return METHODS[method](Setup(config, tasks, SEED, cohort.public(), compute_device()))
+
+
+def starts_folder(work: Path) -> Path:
+    """Return the folder of iterative images, made if it was not there."""
+    folder = work / "starts"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def trained(
     config: RunConfig, row: Row, cohort: Cohort, folder: Path
 ) -> tuple[dict[str, dict[str, Reconstructor]], dict[str, Any]]:
     """Train the sites without pairs; return their reconstructors, and what they logged."""
-    if row.method == "fbp":
-        return {s: {"": reconstructor_of("fbp", cohort.protocols[s], {})} for s in UNPAIRED}, {}
+    unpaired = sites_without_pairs(config)
+    if row.method in ("fbp", "start"):
+        start = config.model.start if row.method == "start" else "fbp"
+        return {s: {"": started(start, cohort.protocols[s])} for s in unpaired}, {}
     sent = [{}] * (config.training.rounds + 1)
     if not row.method.startswith("local"):
         sent = downloads(config, row.method, cohort, folder)
-    halves = halves_of(config, row.method, cohort)
+    halves = halves_of(config, row.method, cohort, folder)
     found, log = {}, {}
-    for site in UNPAIRED:
+    for site in unpaired:
         client, trainer = halves.clients[site], halves.trainers[site]
         rounds = [dict(client.fit(index, s).metrics) for index, s in enumerate(sent[:-1], 1)]
         log[site] = [*rounds, dict(client.finish(sent[-1]))]
         trainer.model.load_state_dict(trainer.best, strict=False)
         found[site] = outputs_of(trainer.model.eval())
     return found, log
+
+
+def started(start: Start, protocol: Protocol) -> Reconstructor:
+    """Return the reconstruction that networks correct."""
+    return lambda sinogram: analytical_input(start, sinogram, protocol)[:, :1]
 
 
 def scored(
@@ -166,7 +178,7 @@ def _means(score: object) -> dict[str, float | None]:
     return {name: None if v is None else float(np.mean(v)) for name, v in values.items()}
 
 
-def stored(path: Path, base: dict[str, Any]) -> dict[str, Any]:
+def stored(path: Path, base: RunConfig) -> dict[str, Any]:
     """Return the results so far.
 
     Raises
@@ -174,15 +186,17 @@ def stored(path: Path, base: dict[str, Any]) -> dict[str, Any]:
     FedM2CTError
         When they are of another configuration.
     """
-    results: dict[str, Any] = {"config": base, "unpaired": list(UNPAIRED), "seed": SEED, "rows": {}}
+    config = without_folders(base.model_dump(mode="json"))
+    unpaired = sites_without_pairs(base)
+    results: dict[str, Any] = {"config": config, "unpaired": unpaired, "seed": SEED, "rows": {}}
     if path.exists():
         results = json.loads(path.read_text())
-    if results["config"] != base:
+    if results["config"] != config:
         raise FedM2CTError(f"{path} is of another configuration; move it away")
     return results
 
 
-def store(path: Path, base: dict[str, Any], name: str, row: dict[str, Any]) -> None:
+def store(path: Path, base: RunConfig, name: str, row: dict[str, Any]) -> None:
     """Add a row to what is there now: another process may have added one in the meantime."""
     results = stored(path, base)
     results["rows"][name] = row
@@ -190,20 +204,20 @@ def store(path: Path, base: dict[str, Any], name: str, row: dict[str, Any]) -> N
     write_atomically(path, json.dumps(results, indent=1).encode())
 
 
-def run(options: argparse.Namespace, base: dict[str, Any] = CONFIG) -> None:
+def run(options: argparse.Namespace, base: RunConfig) -> None:
     """Train and score the rows that are missing, storing each as it is done."""
     known = stored(options.results, base)["rows"]
-    whole = config_of(ROWS["none"], base)
-    prepare_perceptual(whole.evaluation.perceptual)
-    perceptual = perceptual_metrics(whole.evaluation.perceptual)
-    cohort = read_cohort(whole, lambda text: print(text, flush=True))
+    prepare_perceptual(base.evaluation.perceptual)
+    perceptual = perceptual_metrics(base.evaluation.perceptual)
+    cohort = read_cohort(base, lambda text: print(text, flush=True))
     for name in options.rows or ROWS:
         if name in known:
             continue
         began, row = time.monotonic(), ROWS[name]
         config = config_of(row, base)
         reconstructors, log = trained(config, row, cohort, options.work)
-        scores = scored(reconstructors, config, cohort, perceptual)
+        with starts_kept_in(starts_folder(options.work)):
+            scores = scored(reconstructors, config, cohort, perceptual)
         found = {
             "method": row.method,
             "loss": list(row.loss),
@@ -220,6 +234,11 @@ def run(options: argparse.Namespace, base: dict[str, Any] = CONFIG) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="small", help="the setting's size")
+    parser.add_argument("--scans", type=Path, help="folder of more patients, as for the benchmark")
+    parser.add_argument("--validation-patients", type=int, help="likewise")
+    parser.add_argument("--test-patients", type=int, help="likewise")
+    parser.add_argument("--rounds", type=int, help="rounds, if not the size's")
     parser.add_argument("--work", type=Path, default=Path("runs/hybrid"))
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=None)
     parser.add_argument("--page-only", action="store_true")
@@ -228,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if not options.page_only:
-            run(options)
+            run(options, base_config(options))
         titles = {name: row.title for name, row in ROWS.items()}
         text = page(json.loads(options.results.read_text()), titles)
     except FedM2CTError as error:

@@ -4,6 +4,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 COLUMNS = (
     ("psnr_db", "PSNR / dB", 2, True),
     ("psnr_window_db", "in the window / dB", 2, True),
@@ -20,28 +22,34 @@ configuration. The losses are described in [method.md](method.md), what rivals d
 [rivals.md](rivals.md). To make this page again:
 
 ```
-python benchmarks/hybrid.py --work runs/hybrid     # train, score, write; goes on where it stopped
-python benchmarks/hybrid.py --page-only            # the page alone
+python benchmarks/hybrid.py --size {size} --scans DIR --rounds {rounds}   # goes on where it stopped
+python benchmarks/hybrid.py --page-only                         # the page alone
 ```
 """
 _READING = """\
 Each site's truth is used for these scores and for nothing else: the site trains and chooses its
 model without. Below the line are FedM2CT's own losses for such a site, all on the same downloads.
-LPIPS and the Fréchet distance (`frechet_vgg16_relu3_3`, between the {n} reconstructions and their
-{n} truths) are lower for better images and look through the abdomen window; at so few images the
-latter only compares rows. Bold is the best of a column."""
+LPIPS and the Fréchet distance (`frechet_vgg16_relu3_3`, between the {n} reconstructions of a site
+and their truths) are lower for better images and look through the abdomen window; at so few images
+the latter only compares rows. Bold is the best of a column."""
 
 
 def page(results: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """Return the page as Markdown."""
-    parts = [_HEAD, _setting(results)]
-    for site in results["unpaired"]:
-        protocol = next(s["protocol"] for s in results["config"]["sites"] if s["name"] == site)
-        parts += [f"## Site {site} (`{protocol}`)\n", _table(results, titles, site)]
-    parts += [_paragraph(_READING.format(n=results["config"]["test"]["slices"]))]
+    config = results["config"]
+    parts = [
+        _HEAD.format(size=config["name"].rpartition("-")[2], rounds=config["training"]["rounds"]),
+        _setting(results),
+        "## Mean of these sites\n",
+        _table(results, titles, results["unpaired"]),
+        _paragraph(_READING.format(n=len(config["test"]["scans"]) * config["test"]["slices"])),
+    ]
     missing = [titles[n] for n in titles if n not in results["rows"]]
     if missing:
         parts += [_paragraph("Not run yet: " + "; ".join(missing) + ".")]
+    for site in results["unpaired"]:
+        protocol = next(s["protocol"] for s in config["sites"] if s["name"] == site)
+        parts += [f"## Site {site} (`{protocol['name']}`)\n", _table(results, titles, [site])]
     parts += ["## Each network alone\n", _outputs(results, titles)]
     return "\n".join(parts)
 
@@ -53,17 +61,17 @@ def _paragraph(text: str) -> str:
 def _setting(results: Mapping[str, Any]) -> str:
     config, here = results["config"], results["machine"]
     training = config["training"]
-    sites = ", ".join(
-        f"{s['name']} ({s['scans'][0]}, {s['slices']} slices)" for s in config["sites"]
+    sites = "; ".join(
+        f"{s['name']} ({', '.join(s['scans'])}; {s['slices']} slices)" for s in config["sites"]
     )
     return _paragraph(
-        f"{config['image_size']} x {config['image_size']}, sites {sites}; without pairs: "
-        f"{' and '.join(results['unpaired'])}. Test: {config['test']['slices']} slices of "
-        f"{', '.join(config['test']['scans'])}, one patient. Public: {config['meta']['scans'][0]}. "
+        f"The benchmark's setting `{config['name']}` on its validation patients: "
+        f"{config['image_size']} x {config['image_size']}; sites {sites}; without pairs: "
+        f"{', '.join(results['unpaired'])}. Scored on {config['test']['slices']} slices each of "
+        f"{', '.join(config['test']['scans'])}. Public: {', '.join(config['meta']['scans'])}. "
         f"{training['rounds']} rounds of {training['local_steps']} steps with batches of "
-        f"{training['batch_size']}, one seed: a short run on a busy machine, "
-        "whose differences of a few tenths of a dB are not to be built on. "
-        f"{results['date'][:10]}, {here['cpu']}, torch {results['versions']['torch']}."
+        f"{training['batch_size']}, one seed: differences of less than a tenth of a dB are not to "
+        f"be built on. {results['date'][:10]}, {here['cpu']}, torch {results['versions']['torch']}."
     )
 
 
@@ -71,11 +79,17 @@ def _printed(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _table(results: Mapping[str, Any], titles: Mapping[str, str], site: str) -> str:
+def _table(results: Mapping[str, Any], titles: Mapping[str, str], sites: list[str]) -> str:
+    """Return the rows' means over some sites."""
     rows = {n: results["rows"][n] for n in titles if n in results["rows"]}
+
+    def mean(name: str, key: str) -> float | None:
+        values = [rows[name]["sites"][site][""][key] for site in sites]
+        return None if None in values else float(np.mean(values))
+
     best = {}
     for key, _, digits, more in COLUMNS:
-        values = [rows[n]["sites"][site][""][key] for n in rows]
+        values = [mean(n, key) for n in rows]
         known = [round(v, digits) for v in values if v is not None]
         best[key] = (max(known) if more else min(known)) if known else None
     lines = ["| | " + " | ".join(title for _, title, _, _ in COLUMNS) + " |"]
@@ -86,7 +100,7 @@ def _table(results: Mapping[str, Any], titles: Mapping[str, str], site: str) -> 
                 continue
             cells = []
             for key, _, digits, _ in COLUMNS:
-                value = row["sites"][site][""][key]
+                value = mean(name, key)
                 text = _printed(value, digits)
                 top = value is not None and round(value, digits) == best[key]
                 cells.append(f"**{text}**" if top else text)

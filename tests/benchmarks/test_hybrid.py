@@ -7,37 +7,40 @@ import hybrid
 import pytest
 from hybrid_page import page
 
+from fedm2ct.config import parse_config
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.run import run_method
+from fedm2ct.pipeline.settings import load_setting
 from tests import runs, tiny
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
-SOME = ["fbp", "alone", "fedfdd", "none", "thinning-teacher"]
+SOME = ["fbp", "start", "alone", "fedfdd", "none", "thinning-teacher"]
 
 
 @pytest.fixture
 def base(tmp_path):
+    """The setting's form, small: its method's options, and three sites, two without pairs."""
     folder = runs.write_patients(tmp_path / "scans")
-    protocols = {"A": "demo-low-mas", "B": "demo-sparse", "D": "demo-parallel"}
-    patients = zip(protocols.items(), ("ann", "bob", "cat"), strict=True)
+    setting = load_setting("hybrid", "tiny", phantoms=True).config.model_dump(mode="json")
+    patients = {"A": "ann", "B": "bob", "D": "cat"}
     sites = [
-        {"name": site, "protocol": protocol, "scans": [f"{folder}/{scan}.npz"], "slices": 7}
-        for (site, protocol), scan in patients
+        {**site, "scans": [f"{folder}/{patients[site['name']]}.npz"], "slices": 7}
+        for site in setting["sites"]
+        if site["name"] in patients
     ]
-    return {
-        **hybrid.CONFIG,
-        "image_size": 16,
-        "sites": sites,
-        "test": {"scans": [f"{folder}/dan.npz"], "slices": 2},
-        "meta": {"scans": [f"{folder}/evelyn.npz"], "slices": 3},
-        "model": {"width": 2},
-        "training": {"rounds": 2, "local_steps": 2, "batch_size": 2},
-        "fedm2ct": {"meta_steps": 2, "ramp_rounds": 1},
-        "evaluation": {"perceptual": False},
-    }
+    return parse_config(
+        {
+            **setting,
+            "image_size": 16,
+            "sites": sites,
+            "test": {"scans": [f"{folder}/dan.npz"], "slices": 2},
+            "meta": {**setting["meta"], "scans": [f"{folder}/evelyn.npz"], "slices": 3},
+            "model": {**setting["model"], "width": 2},
+        }
+    )
 
 
 def test_rows_are_stored_and_not_done_again(base, tmp_path, capsys):
@@ -45,6 +48,7 @@ def test_rows_are_stored_and_not_done_again(base, tmp_path, capsys):
     hybrid.run(options, base)
     first = json.loads(options.results.read_text())["rows"]
     assert list(first) == SOME[:2]
+    assert first["fbp"]["sites"] != first["start"]["sites"]
     options.rows = SOME
     hybrid.run(options, base)
     results = json.loads(options.results.read_text())
@@ -57,7 +61,7 @@ def test_rows_are_stored_and_not_done_again(base, tmp_path, capsys):
     psnr = results["rows"]["fedfdd"]["sites"]["D"][""]["psnr_db"]
     assert f"{psnr:.2f}" in text and "–" in text  # LPIPS was not asked for
     with pytest.raises(FedM2CTError, match="another configuration"):
-        hybrid.run(options, {**base, "image_size": 24})
+        hybrid.run(options, base.model_copy(update={"image_size": 24}))
 
 
 def test_a_row_on_stored_downloads_is_the_federated_run(base, tmp_path):
@@ -65,14 +69,15 @@ def test_a_row_on_stored_downloads_is_the_federated_run(base, tmp_path):
     row = hybrid.ROWS["thinning-teacher"]
     config = hybrid.config_of(row, base)
     cohort = hybrid.read_cohort(config)
-    whole = hybrid.halves_of(config, "fedm2ct", cohort)
+    work = tmp_path / "work"
+    whole = hybrid.halves_of(config, "fedm2ct", cohort, work)
     run_method(
         whole.server, whole.clients, 2, tmp_path / "run", resume=False, seed=0, fingerprint="x"
     )
     other = hybrid.config_of(hybrid.ROWS["none"], base)
-    hybrid.downloads(other, "fedm2ct", cohort, tmp_path / "work")
-    parts = hybrid.halves_of(config, "fedm2ct", cohort)
-    sent = hybrid.downloads(config, "fedm2ct", cohort, tmp_path / "work")
+    hybrid.downloads(other, "fedm2ct", cohort, work)
+    parts = hybrid.halves_of(config, "fedm2ct", cohort, work)
+    sent = hybrid.downloads(config, "fedm2ct", cohort, work)
     for index, shared in enumerate(sent[:-1], 1):
         parts.clients["B"].fit(index, shared)
     parts.clients["B"].finish(sent[-1])
