@@ -4,10 +4,11 @@
     python benchmarks/ablation.py --setting all-in-one --scans DIR --out runs/ablation-all-in-one
 
 Every variant is a run of its own in ``OUT/<variant>``: broken off, it goes on with ``--resume``,
-and what is finished is not done again. All use the same scans, seeds, networks and steps. The
-numbers go to ``benchmarks/results/ablation.json``; ``docs/ablation.md`` is made from them. With a
-setting of the benchmark the variants are scored on its validation patients, on which ideas are kept
-or thrown away, and the files are ``ablation-SETTING-SIZE.json`` and ``.md``.
+and what is finished is not done again. All use the same scans, seeds, networks and steps, where a
+row does not say otherwise. The numbers go to ``benchmarks/results/ablation.json``, and
+``docs/ablation.md`` is made from them. With a setting of the benchmark the variants are scored on
+its validation patients, on which ideas are kept or thrown away, and the files are
+``ablation-SETTING-SIZE.json`` and ``.md``.
 """
 
 import argparse
@@ -189,16 +190,16 @@ def train(base: RunConfig, names: Sequence[str], out: Path, slices: Path, worker
                 "resume": True,  # the folder was checked: it is new, or is to be gone on with
             }
             jobs.append(Job(f"{name}/seed-{seed}", run_unit, arguments))
-    progress = Progress(len(jobs), base.training.rounds)
+    progress = Progress(sum(job.arguments["config"]["training"]["rounds"] for job in jobs))
     with contextlib.closing(progress.bar):
         run_jobs(jobs, workers, progress)
 
 
 class Progress:
-    """One bar over all rounds, and a line for each unit that is done."""
+    """One bar over the rounds of all units, and a line for each unit that is done."""
 
-    def __init__(self, units: int, rounds: int) -> None:
-        self.bar = tqdm(total=units * rounds, unit="round", disable=units == 0)
+    def __init__(self, rounds: int) -> None:
+        self.bar = tqdm(total=rounds, unit="round", disable=rounds == 0)
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take an event of `run_jobs`."""

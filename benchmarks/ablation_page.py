@@ -13,7 +13,8 @@ _HEAD = """\
 # Ablation of FedM2CT
 
 What each part of the method is worth: every row is the full method with one thing changed, on the
-same scans, with the same seeds, networks and optimiser steps. To make this page again:
+same scans, with the same seeds, networks and, where it does not say otherwise, optimiser steps. To
+make this page again:
 
 ```
 python benchmarks/ablation.py {source} --out RUN --workers 2     # train, score, write

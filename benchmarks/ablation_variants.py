@@ -9,6 +9,8 @@ Changes = dict[str, dict[str, Any]]
 FULL = "full"
 TWO_WAY_LAMBDA = 0.3
 RAMP_ROUNDS = 4
+LONGER = 3
+_LONG = f"{LONGER} times as many rounds"
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,24 @@ def _parts(base: RunConfig) -> dict[str, Variant]:
         "simulate-every-round": Variant(
             "new simulations in every round", changes={"training": {"simulate_every": 1}}
         ),
+        "long": Variant(_LONG, changes=_longer(base)),
         "consistency" if other else "no-consistency": Variant(
             "the private network also sees what the measurement leaves unexplained"
             if other
             else "without the unexplained part of the measurement",
             changes={"model": {"consistency": other}},
         ),
+    }
+
+
+def _longer(base: RunConfig) -> Changes:
+    """Multiply the rounds; what is simulated serves as many more, so that only training grows."""
+    training = base.training
+    return {
+        "training": {
+            "rounds": LONGER * training.rounds,
+            "simulate_every": LONGER * training.simulate_every,
+        }
     }
 
 
@@ -173,18 +187,24 @@ _IMAGES = {
 
 
 def _rivals(base: RunConfig) -> dict[str, Variant]:
-    """Return the reference rows: the same data, networks, seeds and steps."""
+    """Return the reference rows: the same data, networks, seeds and steps, where not said."""
     analytical: Changes = {"model": {"learn_projection": False}}
     public = Variant("local only, with the server's public scans", "local_public")
-    return {
+    found = {
         "local": Variant("local only", "local"),
         **({"local-public": public} if base.meta.source == "simulated" else {}),
         "local-tv": Variant(
             "local only, from total variation", "local", {"model": {"start": "scaled-tv"}}
         ),
         "local-analytical": Variant("local only, FBP for the learned parts", "local", analytical),
+        "local-long": Variant(f"local only, {_LONG}", "local", _longer(base)),
         "fedavg": Variant("FedAvg", "fedavg"),
         "fedavg-cross": Variant("FedAvg, prompted, with cross-protocol training", "fedavg_cross"),
+        "fedavg-long": Variant(f"FedAvg, {_LONG}", "fedavg", _longer(base)),
         "fedper": Variant("FedPer (FedAvg, learned private projection)", "fedper"),
+        "sc3fl": Variant("3SC-FL", "sc3fl"),
+        "sc3fl-long": Variant(f"3SC-FL, {_LONG}", "sc3fl", _longer(base)),
         "pooled": Variant("pooled and prompted (the scans in one place)", "pooled"),
     }
+    plain = {v.method: v.config(base) for v in found.values() if not v.changes}
+    return {n: v for n, v in found.items() if not v.changes or v.config(base) != plain[v.method]}

@@ -141,12 +141,14 @@ def test_every_variant_is_a_valid_configuration_that_differs_from_the_full_metho
     configs = {name: v.config(base) for name, v in known.items()}
     ours = [c for name, c in configs.items() if known[name].method == "fedm2ct"]
     assert len({c.model_dump_json() for c in ours}) == len(ours)  # all of them are different
-    for config in configs.values():  # same data, seeds and steps for all
+    longer = base.training.model_copy(update={"rounds": 24, "simulate_every": 3})
+    for name, config in configs.items():  # same data, seeds and steps for all
+        training = longer if name.endswith("long") else base.training
         assert (config.sites, config.test, config.seeds, config.training, config.image_size) == (
             base.sites,
             base.test,
             base.seeds,
-            base.training,
+            training,
             base.image_size,
         )
     for name in EXPECTED:
@@ -166,6 +168,16 @@ def test_no_variant_repeats_the_full_method_whatever_that_is(own):
     base = parse_config({**data, "methods": ["fedm2ct"]})
     ours = [v.config(base) for v in variants(base).values() if v.method == "fedm2ct"]
     assert len({c.model_dump_json() for c in ours}) == len(ours)
+
+
+@pytest.mark.parametrize("start", ["fbp", "tv", "scaled-tv"])
+def test_no_rival_stands_there_twice(start):
+    data = tomllib.loads(EXAMPLE.read_text())
+    base = parse_config({**data, "model": {"start": start}, "methods": ["fedm2ct"]})
+    known = variants(base)
+    rows = [(v.method, v.config(base).model_dump_json()) for v in known.values()]
+    assert len(set(rows)) == len(rows)
+    assert ("local-tv" in known) == (start != "scaled-tv")
 
 
 def test_an_unknown_variant_is_named(command, capsys):
