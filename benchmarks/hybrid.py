@@ -72,6 +72,7 @@ ROWS = {
     "noise2inverse-teacher": Row("`noise2inverse`, `teacher`", loss=("noise2inverse", "teacher")),
     "thinning-teacher": Row("`thinning`, `teacher`", loss=("thinning", "teacher")),
     "public": Row("`public`", loss=("public",)),
+    "teacher-public": Row("`teacher`, `public`", loss=("teacher", "public")),
     "all": Row("`thinning`, `teacher`, `public`", loss=("thinning", "teacher", "public")),
 }
 
