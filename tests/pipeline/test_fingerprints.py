@@ -7,6 +7,7 @@ from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.pipeline.fingerprints import (
     HAS_PRIVATE,
+    READS_HYBRID,
     READS_OUR_OPTIONS,
     run_fingerprint,
     unit_fingerprint,
@@ -51,6 +52,7 @@ def prints(config):
         ({"fedm2ct": {"meta_steps": 9}}, {"fedm2ct", "sc3fl"}),
         ({"model": {"private": "resnet"}}, {"fedm2ct", "fedkd", "fml", "local", "local_public"}),
         ({"model": {"private_sees_fbp": True}}, set(HAS_PRIVATE)),
+        ({"hybrid": {"loss": ["teacher"]}}, {"fedm2ct", "local"}),
     ],
 )
 def test_only_those_that_read_an_option_depend_on_it(config, tables, touched):
@@ -97,6 +99,7 @@ class Watched:
         if (self._within == "method" and name in MethodConfig.model_fields) or self._within in (
             "fedm2ct",
             "model",
+            "",
         ):
             self._read.add((self._within, name))
         return value
@@ -104,7 +107,7 @@ class Watched:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_reads_its_own_options_and_no_others(method):
-    read, made = set(), tiny.setup()
+    read, made = set(), tiny.setup(unpaired=("B",))
     METHODS[method](Setup(Watched(made.config, read), made.tasks, made.seed, made.public))
     own = {("method", method)} if method in MethodConfig.model_fields else set()
     assert {entry for entry in read if entry[0] == "method"} == own
@@ -113,3 +116,4 @@ def test_a_method_reads_its_own_options_and_no_others(method):
     assert bool(ours) == (method in READS_OUR_OPTIONS)
     private = {name for table, name in read if table == "model"} & {"private", "private_sees_fbp"}
     assert bool(private) == (method in HAS_PRIVATE)
+    assert (("", "hybrid") in read) == (method in READS_HYBRID)

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedm2ct.config import FedM2CTConfig, MethodConfig, ModelConfig, RunConfig
+from fedm2ct.config import FedM2CTConfig, HybridConfig, MethodConfig, ModelConfig, RunConfig
 
 _OF_SOME_UNITS = frozenset(
-    {"name", "methods", "seeds", "test", "window", "evaluation", "fedm2ct", "method"}
+    {"name", "methods", "seeds", "test", "window", "evaluation", "fedm2ct", "method", "hybrid"}
 )
 """What not all training of a run depends on; a field that is not here concerns every unit."""
 SCORES = 2
@@ -22,6 +22,8 @@ READS_OUR_OPTIONS = {"fedm2ct": tuple(FedM2CTConfig.model_fields), "sc3fl": ("me
 """Which fields of the table ``[fedm2ct]`` methods read; a test builds every method and watches."""
 HAS_PRIVATE = ("fedm2ct", "fedkd", "fml", "local", "local_public")
 """The methods that read the fields of `_USUAL`; the same test watches."""
+READS_HYBRID = ("fedm2ct", "local")
+"""The methods that read ``[hybrid]`` where a site has no normal-dose images; watched likewise."""
 _USUAL = {name: ModelConfig.model_fields[name].default for name in ("private", "private_sees_fbp")}
 """What ``[model]`` says of the private image network, and the values that need no mention."""
 
@@ -49,6 +51,8 @@ def own_options(config: RunConfig, method: str) -> dict[str, Any]:
     if method in READS_OUR_OPTIONS:
         table = _tables(config.fedm2ct)
         found["fedm2ct"] = {n: table[n] for n in READS_OUR_OPTIONS[method] if n in table}
+    if method in READS_HYBRID and config.hybrid != HybridConfig():
+        found["hybrid"] = _plain(config.hybrid)
     if method in MethodConfig.model_fields:
         found["method"] = _plain(getattr(config.method, method))
     return found
