@@ -68,7 +68,8 @@ def _setting(results: dict[str, Any]) -> str:
     config, machine = results["config"], results["machine"]
     training = config["training"]
     sites = ", ".join(f"{s['name']} ({s['slices']} slices)" for s in config["sites"])
-    tests = f"{config['test']['slices']} slices each of {', '.join(config['test']['scans'])}"
+    slices = results["variants"][FULL]["difference"]["psnr_db"]["n_slices"]
+    tests = f"{slices} slices of {', '.join(config['test']['scans'])}"
     low, high = results["reference"]["data_range_hu"]
     device = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
     versions = results["versions"]

@@ -39,7 +39,7 @@ from fedm2ct.pipeline.assess import Reconstructor, assess, outputs_of
 from fedm2ct.pipeline.perceptual import perceptual_metrics, prepare_perceptual
 from fedm2ct.pipeline.prepare import Cohort, acquire_tests, read_cohort, site_tasks
 from fedm2ct.pipeline.provenance import git_commit, provenance
-from fedm2ct.pipeline.settings import SIZES, without_folders
+from fedm2ct.pipeline.settings import SIZES, short_names, without_folders
 from fedm2ct.pipeline.tuning import validation_config
 
 HERE = Path(__file__).resolve().parent
@@ -197,10 +197,13 @@ def stored(path: Path, base: RunConfig) -> dict[str, Any]:
     return results
 
 
-def store(path: Path, base: RunConfig, name: str, row: dict[str, Any]) -> None:
+def store(
+    path: Path, base: RunConfig, scored_slices: dict[str, int], name: str, row: dict[str, Any]
+) -> None:
     """Add a row to what is there now: another process may have added one in the meantime."""
     results = stored(path, base)
     results["rows"][name] = row
+    results["scored_slices"] = scored_slices
     results.update(provenance())
     write_atomically(path, json.dumps(results, indent=1).encode())
 
@@ -211,6 +214,7 @@ def run(options: argparse.Namespace, base: RunConfig) -> None:
     prepare_perceptual(base.evaluation.perceptual)
     perceptual = perceptual_metrics(base.evaluation.perceptual)
     cohort = read_cohort(base, lambda text: print(text, flush=True))
+    slices = {short_names([s.scan])[0]: len(s.slices) for s in cohort.split["test"]}
     for name in options.rows or ROWS:
         if name in known:
             continue
@@ -227,7 +231,7 @@ def run(options: argparse.Namespace, base: RunConfig) -> None:
             "seconds": time.monotonic() - began,
             "git_commit": git_commit(),
         }
-        store(options.results, base, name, found)
+        store(options.results, base, slices, name, found)
         shown = {site: round(outputs[""]["psnr_db"], 2) for site, outputs in scores.items()}
         print(f"{name}: {shown} dB, {found['seconds']:.0f} s", flush=True)
 

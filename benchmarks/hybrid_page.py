@@ -42,7 +42,7 @@ def page(results: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         _setting(results),
         "## Mean of these sites\n",
         _table(results, titles, results["unpaired"]),
-        _paragraph(_READING.format(n=len(config["test"]["scans"]) * config["test"]["slices"])),
+        _paragraph(_READING.format(n=sum(results["scored_slices"].values()))),
     ]
     missing = [titles[n] for n in titles if n not in results["rows"]]
     if missing:
@@ -67,8 +67,9 @@ def _setting(results: Mapping[str, Any]) -> str:
     return _paragraph(
         f"The benchmark's setting `{config['name']}` on its validation patients: "
         f"{config['image_size']} x {config['image_size']}; sites {sites}; without pairs: "
-        f"{', '.join(results['unpaired'])}. Scored on {config['test']['slices']} slices each of "
-        f"{', '.join(config['test']['scans'])}. Public: {', '.join(config['meta']['scans'])}. "
+        f"{', '.join(results['unpaired'])}. Scored on "
+        f"{', '.join(f'{n} slices of {scan}' for scan, n in results['scored_slices'].items())}. "
+        f"Public: {', '.join(config['meta']['scans'])}. "
         f"{training['rounds']} rounds of {training['local_steps']} steps with batches of "
         f"{training['batch_size']}, one seed: differences of less than a tenth of a dB are not to "
         f"be built on. {results['date'][:10]}, {here['cpu']}, torch {results['versions']['torch']}."
