@@ -1,6 +1,6 @@
 """Sites without normal-dose images: every loss for them compared, beside what rivals do there.
 
-    python benchmarks/hybrid.py --scans DIR --rounds 4        # train, score, write
+    python benchmarks/hybrid.py --scans DIR                   # train, score, write
     python benchmarks/hybrid.py --scans DIR --rounds 4 --rows thinning fedfdd
     python benchmarks/hybrid.py --page-only                   # the page alone
 
@@ -8,7 +8,7 @@ The benchmark's setting `hybrid`, scored on its validation patients. A site with
 nothing, so what the others and the server do is the same whatever its loss is: the federation is
 trained once a method, what it sends down is kept in WORK, and each row trains the sites without
 pairs on that. Each finished row is stored in ``benchmarks/results/hybrid.json`` and not done again;
-``docs/hybrid.md`` is made from it.
+``docs/hybrid.md`` is made from it. With ``--rounds N`` both names end in ``-N-rounds``.
 """
 
 import argparse
@@ -247,14 +247,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("runs/hybrid"))
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=None)
     parser.add_argument("--page-only", action="store_true")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "hybrid.json")
-    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "hybrid.md")
+    parser.add_argument("--results", type=Path, help="where the numbers go")
+    parser.add_argument("--page", type=Path, help="where the page goes")
     options = parser.parse_args(arguments)
+    name = "hybrid" if options.rounds is None else f"hybrid-{options.rounds}-rounds"
+    options.results = options.results or HERE / "results" / f"{name}.json"
+    options.page = options.page or HERE.parent / "docs" / f"{name}.md"
     try:
         if not options.page_only:
             run(options, base_config(options))
         titles = {name: row.title for name, row in ROWS.items()}
-        text = page(json.loads(options.results.read_text()), titles)
+        text = page(json.loads(options.results.read_text()), titles, options.rounds)
     except FedM2CTError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
