@@ -143,7 +143,8 @@ class FedM2CTConfig(_Model):
 class HybridConfig(_Model):
     """How a site with ``supervision = "none"`` learns: the terms of its loss, and their weights.
 
-    The terms are those of `fedm2ct.learning.self_supervised`; with none of them it does not train.
+    The terms are those of `fedm2ct.learning.self_supervised`; with none of them it does not train,
+    and `public` is left out where the server has no public scans.
     """
 
     loss: list[
@@ -156,7 +157,7 @@ class HybridConfig(_Model):
             "teacher",
             "public",
         ]
-    ] = ["thinning", "teacher"]
+    ] = ["public", "teacher"]
     teacher: float = Field(default=1.0, ge=0)
     equivariance: float = Field(default=1.0, ge=0)
 

@@ -1,5 +1,7 @@
 """Sites without normal-dose images, under every method."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ EVERY = pytest.mark.parametrize("method", METHODS)
 
 
 def setup(**changes):
-    return tiny.setup(unpaired=("A",), **changes)
+    return tiny.setup(unpaired=("A",), **{"hybrid": {"loss": ["thinning", "teacher"]}, **changes})
 
 
 def federate(halves, folder, rounds=2):
@@ -163,6 +165,17 @@ def test_the_site_trains_on_public_pairs_when_asked_to():
     asked = METHODS["fedm2ct"](setup(hybrid={"loss": ["public"]})).trainers["A"]
     assert len(asked.public_train) == 2  # four public slices, of which 0.4 are held out
     assert METHODS["fedm2ct"](setup()).trainers["A"].public_train is None
+
+
+def test_by_default_it_trains_on_public_pairs_and_with_the_teacher():
+    halves = METHODS["fedm2ct"](setup(hybrid={}))
+    assert len(halves.trainers["A"].public_train) == 2
+    assert isinstance(halves.clients["A"], SelfTaughtClient)
+    nothing_public = setup(hybrid={}, meta={"source": "none"}, fedm2ct={"ramp_rounds": 2})
+    client = METHODS["fedm2ct"](replace(nothing_public, public=[])).clients["A"]
+    shared = client.trainer.model.shared_state()
+    assert ["loss" in client.fit(k, shared).metrics for k in (1, 2)] == [False, True]
+    assert type(METHODS["local"](setup(hybrid={})).clients["A"]) is ReceivingClient
 
 
 def test_sites_that_take_part_are_counted_without_it():
