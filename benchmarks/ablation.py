@@ -25,9 +25,9 @@ from typing import Any
 from ablation_page import page
 from ablation_scores import collect, read
 from ablation_variants import FULL, variants
+from setting_options import add_setting_options, on_validation_patients
 from tqdm import tqdm
 
-from fedm2ct.cli.options import loaded_setting
 from fedm2ct.config import RunConfig, load_config, parse_config
 from fedm2ct.data.sites import META, Split
 from fedm2ct.errors import FedM2CTError
@@ -36,9 +36,8 @@ from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.cohort_files import store_cohort
 from fedm2ct.pipeline.manifest import write_manifest
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
-from fedm2ct.pipeline.settings import SETTINGS, SIZES
+from fedm2ct.pipeline.settings import SETTINGS
 from fedm2ct.pipeline.train import check_folder
-from fedm2ct.pipeline.tuning import validation_config
 from fedm2ct.pipeline.unit import is_finished, run_unit, unit_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,8 +91,7 @@ def _given(options: argparse.Namespace) -> RunConfig:
     """Return the file's configuration, or the setting's on its validation patients."""
     if options.setting is None:
         return load_config(options.config)
-    scans = {**vars(options), "phantoms": False}
-    return validation_config(loaded_setting(options.setting, options.size, scans))
+    return on_validation_patients(options.setting, options)
 
 
 def _name_files(options: argparse.Namespace) -> None:
@@ -223,10 +221,7 @@ def _parser() -> argparse.ArgumentParser:
         "config", type=Path, nargs="?", help="the full method's configuration, TOML"
     )
     parser.add_argument("--setting", choices=SETTINGS, help="a setting of the benchmark instead")
-    parser.add_argument("--size", choices=SIZES, default="small", help="its size")
-    parser.add_argument("--scans", type=Path, help="folder of more patients, as for the benchmark")
-    parser.add_argument("--validation-patients", type=int, help="likewise")
-    parser.add_argument("--test-patients", type=int, help="likewise")
+    add_setting_options(parser)
     parser.add_argument("--out", type=Path, help="folder of the runs")
     parser.add_argument("--rounds", type=int, help="rounds, if not those of the configuration")
     parser.add_argument("--steps", type=int, help="local steps a round; meta-steps in proportion")

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 from hybrid_page import page
+from setting_options import add_setting_options, on_validation_patients
 
-from fedm2ct.cli.options import loaded_setting
-from fedm2ct.config import RunConfig, parse_config
+from fedm2ct.config import HybridConfig, RunConfig, parse_config
 from fedm2ct.device import compute_device
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.evaluation.perceptual import Perceptual
@@ -36,11 +36,17 @@ from fedm2ct.files import write_atomically
 from fedm2ct.model.start import Start, analytical_input, starts_kept_in
 from fedm2ct.physics.protocols import Protocol
 from fedm2ct.pipeline.assess import Reconstructor, assess, outputs_of
+from fedm2ct.pipeline.fingerprints import unit_fingerprint
 from fedm2ct.pipeline.perceptual import perceptual_metrics, prepare_perceptual
-from fedm2ct.pipeline.prepare import Cohort, acquire_tests, read_cohort, site_tasks
+from fedm2ct.pipeline.prepare import (
+    Cohort,
+    acquire_tests,
+    read_cohort,
+    site_tasks,
+    unpaired_sites,
+)
 from fedm2ct.pipeline.provenance import git_commit, provenance
-from fedm2ct.pipeline.settings import SIZES, short_names, without_folders
-from fedm2ct.pipeline.tuning import validation_config
+from fedm2ct.pipeline.settings import short_names, without_folders
 
 HERE = Path(__file__).resolve().parent
 SEED = 0
@@ -77,35 +83,28 @@ ROWS = {
 }
 
 
-def base_config(options: argparse.Namespace) -> RunConfig:
-    """Return the setting's configuration on its validation patients."""
-    scans = {**vars(options), "phantoms": False}
-    setting = loaded_setting("hybrid", options.size, scans)
-    return validation_config(setting, options.rounds)
-
-
 def config_of(row: Row, base: RunConfig) -> RunConfig:
     """Return a row's configuration."""
     data = base.model_dump(mode="json")
     return parse_config({**data, "hybrid": {"loss": list(row.loss)}}, row.title)
 
 
-def sites_without_pairs(config: RunConfig) -> list[str]:
-    """Return their names."""
-    return [site.name for site in config.sites if site.supervision == "none"]
-
-
 def downloads(config: RunConfig, method: str, cohort: Cohort, folder: Path) -> list[State]:
-    """Return what the server sends before each round and at the end; trained once, then read."""
+    """Return what the server sends before each round and at the end; trained once, then read.
+
+    The loss at sites without pairs changes nothing of it; all else has a folder of its own.
+    """
     rounds = config.training.rounds
-    files = [folder / method / f"{index}.safetensors" for index in range(rounds + 1)]
+    whatever = config.model_copy(update={"hybrid": HybridConfig()})
+    kept = folder / f"{method}-{unit_fingerprint(whatever, method)}"
+    files = [kept / f"{index}.safetensors" for index in range(rounds + 1)]
     if files[-1].exists():
         return [load_tensors(file)[0] for file in files]
     halves = halves_of(config, method, cohort, folder)
     shared = halves.server.initial_shared()
     sent = [shared]
     for index in range(1, rounds + 1):
-        sites = sorted(set(halves.clients) - set(sites_without_pairs(config)))
+        sites = sorted(set(halves.clients) - unpaired_sites(config))
         uploads = [halves.clients[site].fit(index, shared) for site in sites]
         shared = halves.server.aggregate(index, shared, uploads).shared
         sent.append(shared)
@@ -133,7 +132,7 @@ def trained(
     config: RunConfig, row: Row, cohort: Cohort, folder: Path
 ) -> tuple[dict[str, dict[str, Reconstructor]], dict[str, Any]]:
     """Train the sites without pairs; return their reconstructors, and what they logged."""
-    unpaired = sites_without_pairs(config)
+    unpaired = sorted(unpaired_sites(config))
     if row.method in ("fbp", "start"):
         start = config.model.start if row.method == "start" else "fbp"
         return {s: {"": started(start, cohort.protocols[s])} for s in unpaired}, {}
@@ -188,7 +187,7 @@ def stored(path: Path, base: RunConfig) -> dict[str, Any]:
         When they are of another configuration.
     """
     config = without_folders(base.model_dump(mode="json"))
-    unpaired = sites_without_pairs(base)
+    unpaired = sorted(unpaired_sites(base))
     results: dict[str, Any] = {"config": config, "unpaired": unpaired, "seed": SEED, "rows": {}}
     if path.exists():
         results = json.loads(path.read_text())
@@ -239,10 +238,7 @@ def run(options: argparse.Namespace, base: RunConfig) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, default="small", help="the setting's size")
-    parser.add_argument("--scans", type=Path, help="folder of more patients, as for the benchmark")
-    parser.add_argument("--validation-patients", type=int, help="likewise")
-    parser.add_argument("--test-patients", type=int, help="likewise")
+    add_setting_options(parser)
     parser.add_argument("--rounds", type=int, help="rounds, if not the size's")
     parser.add_argument("--work", type=Path, default=Path("runs/hybrid"))
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=None)
@@ -255,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.page = options.page or HERE.parent / "docs" / f"{name}.md"
     try:
         if not options.page_only:
-            run(options, base_config(options))
+            run(options, on_validation_patients("hybrid", options, options.rounds))
         titles = {name: row.title for name, row in ROWS.items()}
         text = page(json.loads(options.results.read_text()), titles, options.rounds)
     except FedM2CTError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 import ablation
 import numpy as np
 import pytest
+import setting_options
 from ablation_page import page
 from ablation_variants import FULL, variants
 
@@ -203,7 +204,7 @@ def test_the_command_needs_a_configuration():
 def test_a_setting_is_tested_on_its_validation_patients(tmp_path, monkeypatch, one_thread, capsys):
     monkeypatch.setattr(ablation, "run_jobs", in_this_process)
     monkeypatch.setattr(
-        ablation,
+        setting_options,
         "loaded_setting",
         lambda name, size, scans: loaded_setting(name, size, {**scans, "phantoms": True}),
     )

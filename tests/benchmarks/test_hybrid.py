@@ -64,6 +64,16 @@ def test_rows_are_stored_and_not_done_again(base, tmp_path, capsys):
         hybrid.run(options, base.model_copy(update={"image_size": 24}))
 
 
+def test_downloads_of_another_schedule_are_not_read(base, tmp_path):
+    """The learning rate's schedule ends with the rounds: a longer one's beginning is another."""
+    cohort = hybrid.read_cohort(base)
+    data = base.model_dump(mode="json")
+    shorter = parse_config({**data, "training": {**data["training"], "rounds": 1}})
+    long, short = (hybrid.downloads(c, "fedavg", cohort, tmp_path) for c in (base, shorter))
+    alone = hybrid.downloads(shorter, "fedavg", cohort, tmp_path / "alone")
+    assert tiny.same(short[1], alone[1]) and not tiny.same(short[1], long[1])
+
+
 def test_a_row_on_stored_downloads_is_the_federated_run(base, tmp_path):
     """What the benchmark saves by training the others once changes nothing."""
     row = hybrid.ROWS["thinning-teacher"]

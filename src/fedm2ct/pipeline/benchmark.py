@@ -23,6 +23,7 @@ from fedm2ct.pipeline.benchmark_units import origins, packed
 from fedm2ct.pipeline.manifest import read_manifest
 from fedm2ct.pipeline.newcomer import join_all, joined_scores
 from fedm2ct.pipeline.notices import warnings_to
+from fedm2ct.pipeline.prepare import unpaired_sites
 from fedm2ct.pipeline.provenance import git_commit, machine, provenance
 from fedm2ct.pipeline.settings import ALL_METHODS, Setting, without_folders
 from fedm2ct.pipeline.summary import read_result, reference
@@ -104,7 +105,7 @@ class Benchmark:
             method: {seed: read_result(self.run, method, seed) for seed in seeds}
             for method, seeds in finished.items()
         }
-        unpaired = [site.name for site in config.sites if site.supervision == "none"]
+        unpaired = sorted(unpaired_sites(config))
         costs = {method: self.costs(method, seeds) for method, seeds in finished.items()}
         made = provenance()
         made["machine"]["workers"] = self.workers
