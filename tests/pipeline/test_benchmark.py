@@ -72,6 +72,16 @@ def test_the_page_is_made_from_the_record(whole):
     assert "By slice, for there is one patient" in page
 
 
+def test_the_page_calls_no_residual_the_best_and_marks_a_reference_once(whole):
+    parts = (whole / "results.md").read_text().split("\n\n")
+    tables = {part: parts[place + 1] for place, part in enumerate(parts) if "\n" not in part}
+    (residual,) = (title for title in tables if title.startswith("Residual of the projections"))
+    (psnr,) = (title for title in tables if title.startswith("PSNR, dB (higher is better); best"))
+    assert "best" not in residual and "**" not in tables[residual]
+    assert tables[psnr].count("**") == 2 * len(record_of(whole)["config"]["sites"])
+    assert "| Pooled\\* |" in tables[residual] and "| Pooled\\* |" in tables[psnr]
+
+
 def test_what_is_done_is_not_done_again_and_methods_and_seeds_may_be_added(tmp_path, capsys):
     assert benchmark(tmp_path, "--methods", "fbp,fedavg", "--seeds", "0") == 0
     first, before = weights(tmp_path), record_of(tmp_path)

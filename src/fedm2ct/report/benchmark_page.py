@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedm2ct.report.safety import CONSISTENCY
 from fedm2ct.report.style import REFERENCE_METHODS, label, ordered
 from fedm2ct.report.tables import METRICS, MISSING, Metric
 
@@ -91,15 +92,14 @@ def _interval(entry: Mapping[str, Any], digits: int, sign: str = "") -> str:
 
 
 def _named(method: str) -> str:
-    text = label(method)
-    return text + _REFERENCE_MARK if method in REFERENCE_METHODS else text
+    return label(method).replace("*", _REFERENCE_MARK)
 
 
 def _shown_metrics(record: Record) -> list[Metric]:
     """Return the metrics that any method has, known ones first."""
     found = dict.fromkeys(m for entry in record["methods"].values() for m in entry["mean"])
-    known = {metric.key: metric for metric in METRICS}
-    more = [Metric(key, key, _UNKNOWN_DIGITS, False) for key in found if key not in known]
+    known = {metric.key: metric for metric in (*METRICS, *CONSISTENCY)}
+    more = [Metric(key, key, _UNKNOWN_DIGITS, None) for key in found if key not in known]
     return [*(metric for key, metric in known.items() if key in found), *more]
 
 
@@ -163,13 +163,17 @@ def _sites(record: Record) -> list[str]:
                 text = MISSING if entry is None else _interval(entry, metric.digits)
                 row.append(f"**{text}**" if best.get(site) == method else text)
             rows.append(row)
-        lines += [f"{metric.title}; best in bold, the reference aside:", ""]
+        judged = "" if metric.more_is_better is None else "; best in bold, the reference aside"
+        lines += [f"{metric.title}{judged}:", ""]
         lines += [*_table(["Method", *names], rows), ""]
     return lines[:-1]
 
 
 def _best(methods: Mapping[str, Any], sites: Sequence[str], metric: Metric) -> dict[str, str]:
-    best = {}
+    """Return the best method of each site; none by a metric of which no number is the best."""
+    best = dict[str, str]()
+    if metric.more_is_better is None:
+        return best
     for site in sites:
         means = {
             method: entry["sites"][site][metric.key]["mean"]
