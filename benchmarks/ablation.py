@@ -25,7 +25,7 @@ from typing import Any
 from ablation_page import page
 from ablation_scores import collect, read
 from ablation_variants import FULL, variants
-from setting_options import add_setting_options, on_validation_patients
+from setting_options import add_setting_options, setting_of
 from tqdm import tqdm
 
 from fedm2ct.config import RunConfig, load_config, parse_config
@@ -38,6 +38,7 @@ from fedm2ct.pipeline.manifest import write_manifest
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
 from fedm2ct.pipeline.settings import SETTINGS
 from fedm2ct.pipeline.train import check_folder
+from fedm2ct.pipeline.tuning import validation_config
 from fedm2ct.pipeline.unit import is_finished, run_unit, unit_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +74,8 @@ def run(options: argparse.Namespace) -> None:
         raise FedM2CTError(
             "the ablation needs a configuration or --setting, and --out (or --table-only)"
         )
-    base = base_config(_given(options), options)
+    given, added = _given(options)
+    base = base_config(given, options)
     names = chosen(base, options.variants)
     cohort = prepare(base, names, options.out, resume=options.resume)
     slices = options.out / ".slices"
@@ -82,16 +84,20 @@ def run(options: argparse.Namespace) -> None:
         train(base, names, options.out, slices, options.workers)
     finally:
         shutil.rmtree(slices, ignore_errors=True)
-    results = collect(base, names, options.out, options.workers)
+    results = {**collect(base, names, options.out, options.workers), "added": added}
     write_atomically(options.results, json.dumps(results, indent=1).encode())
     print(f"Numbers: {options.results}")
 
 
-def _given(options: argparse.Namespace) -> RunConfig:
-    """Return the file's configuration, or the setting's on its validation patients."""
+def _given(options: argparse.Namespace) -> tuple[RunConfig, str]:
+    """Return the file's configuration, or the setting's on its validation patients.
+
+    And the options of the command line that added patients to the setting.
+    """
     if options.setting is None:
-        return load_config(options.config)
-    return on_validation_patients(options.setting, options)
+        return load_config(options.config), ""
+    setting = setting_of(options.setting, options)
+    return validation_config(setting), setting.added
 
 
 def _name_files(options: argparse.Namespace) -> None:

@@ -17,8 +17,8 @@ same scans, with the same seeds, networks and, where it does not say otherwise, 
 make this page again:
 
 ```
-python benchmarks/ablation.py {source} --out RUN --workers 2     # train, score, write
-python benchmarks/ablation.py {again}--table-only                # the page alone
+python benchmarks/ablation.py{source} --out RUN --workers 2     # train, score, write
+python benchmarks/ablation.py{again} --table-only   # the page alone
 ```
 """
 _READING = """\
@@ -59,9 +59,9 @@ def _paragraph(text: str) -> str:
 def _head(results: dict[str, Any]) -> str:
     setting, _, size = results["config"]["name"].rpartition("-")
     if setting not in SETTINGS:
-        return _HEAD.format(source="CONFIG.toml", again="")
-    again = f"--setting {setting} --size {size} "
-    return _HEAD.format(source=f"{again}--scans DIR", again=again)
+        return _HEAD.format(source=" CONFIG.toml", again="")
+    again = f" --setting {setting} --size {size}"
+    return _HEAD.format(source=again + results["added"], again=again)
 
 
 def _setting(results: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from hybrid_page import page
-from setting_options import add_setting_options, on_validation_patients
+from setting_options import add_setting_options, setting_of
 
 from fedm2ct.config import HybridConfig, RunConfig, parse_config
 from fedm2ct.device import compute_device
@@ -47,6 +47,7 @@ from fedm2ct.pipeline.prepare import (
 )
 from fedm2ct.pipeline.provenance import git_commit, provenance
 from fedm2ct.pipeline.settings import short_names, without_folders
+from fedm2ct.pipeline.tuning import validation_config
 
 HERE = Path(__file__).resolve().parent
 SEED = 0
@@ -197,23 +198,26 @@ def stored(path: Path, base: RunConfig) -> dict[str, Any]:
 
 
 def store(
-    path: Path, base: RunConfig, scored_slices: dict[str, int], name: str, row: dict[str, Any]
+    path: Path, base: RunConfig, about: dict[str, Any], name: str, row: dict[str, Any]
 ) -> None:
     """Add a row to what is there now: another process may have added one in the meantime."""
     results = stored(path, base)
     results["rows"][name] = row
-    results["scored_slices"] = scored_slices
-    results.update(provenance())
+    results.update({**about, **provenance()})
     write_atomically(path, json.dumps(results, indent=1).encode())
 
 
-def run(options: argparse.Namespace, base: RunConfig) -> None:
-    """Train and score the rows that are missing, storing each as it is done."""
+def run(options: argparse.Namespace, base: RunConfig, added: str) -> None:
+    """Train and score the rows that are missing, storing each as it is done.
+
+    `added` are the options of the command line that added patients, for the page.
+    """
     known = stored(options.results, base)["rows"]
     prepare_perceptual(base.evaluation.perceptual)
     perceptual = perceptual_metrics(base.evaluation.perceptual)
     cohort = read_cohort(base, lambda text: print(text, flush=True))
     slices = {short_names([s.scan])[0]: len(s.slices) for s in cohort.split["test"]}
+    about = {"scored_slices": slices, "added": added}
     for name in options.rows or ROWS:
         if name in known:
             continue
@@ -230,7 +234,7 @@ def run(options: argparse.Namespace, base: RunConfig) -> None:
             "seconds": time.monotonic() - began,
             "git_commit": git_commit(),
         }
-        store(options.results, base, slices, name, found)
+        store(options.results, base, about, name, found)
         shown = {site: round(outputs[""]["psnr_db"], 2) for site, outputs in scores.items()}
         print(f"{name}: {shown} dB, {found['seconds']:.0f} s", flush=True)
 
@@ -251,7 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.page = options.page or HERE.parent / "docs" / f"{name}.md"
     try:
         if not options.page_only:
-            run(options, on_validation_patients("hybrid", options, options.rounds))
+            setting = setting_of("hybrid", options)
+            run(options, validation_config(setting, options.rounds), setting.added)
         titles = {name: row.title for name, row in ROWS.items()}
         text = page(json.loads(options.results.read_text()), titles, options.rounds)
     except FedM2CTError as error:

@@ -22,8 +22,8 @@ configuration. The losses are described in [method.md](method.md), what rivals d
 [rivals.md](rivals.md). To make this page again:
 
 ```
-python benchmarks/hybrid.py{rounds} --size {size} --scans DIR   # goes on where it stopped
-python benchmarks/hybrid.py{rounds} --page-only                # the page alone
+python benchmarks/hybrid.py{rounds} --size {size}{added}   # goes on where it stopped
+python benchmarks/hybrid.py{rounds} --page-only   # the page alone
 ```
 """
 _READING = """\
@@ -40,6 +40,7 @@ def page(results: Mapping[str, Any], titles: Mapping[str, str], rounds: int | No
     parts = [
         _HEAD.format(
             size=config["name"].rpartition("-")[2],
+            added=results["added"],
             rounds="" if rounds is None else f" --rounds {rounds}",
         ),
         _setting(results),

@@ -1,12 +1,10 @@
-"""A setting of the benchmark on its validation patients, as scripts that choose ideas take it."""
+"""A setting of the benchmark, as scripts take it that choose ideas on its validation patients."""
 
 import argparse
 from pathlib import Path
 
 from fedm2ct.cli.options import loaded_setting
-from fedm2ct.config import RunConfig
-from fedm2ct.pipeline.settings import SIZES
-from fedm2ct.pipeline.tuning import validation_config
+from fedm2ct.pipeline.settings import SIZES, Setting
 
 
 def add_setting_options(parser: argparse.ArgumentParser) -> None:
@@ -17,19 +15,6 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test-patients", type=int, help="likewise")
 
 
-def on_validation_patients(
-    setting: str, options: argparse.Namespace, rounds: int | None = None
-) -> RunConfig:
-    """Return a setting's configuration, tested on its validation patients.
-
-    Parameters
-    ----------
-    setting
-        Its name.
-    options
-        What `add_setting_options` reads.
-    rounds
-        Rounds, if not the size's.
-    """
-    scans = {**vars(options), "phantoms": False}
-    return validation_config(loaded_setting(setting, options.size, scans), rounds)
+def setting_of(name: str, options: argparse.Namespace) -> Setting:
+    """Return a setting with what `add_setting_options` reads."""
+    return loaded_setting(name, options.size, {**vars(options), "phantoms": False})

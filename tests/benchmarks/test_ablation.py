@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import ablation
@@ -206,7 +207,9 @@ def test_a_setting_is_tested_on_its_validation_patients(tmp_path, monkeypatch, o
     monkeypatch.setattr(
         setting_options,
         "loaded_setting",
-        lambda name, size, scans: loaded_setting(name, size, {**scans, "phantoms": True}),
+        lambda name, size, scans: replace(
+            loaded_setting(name, size, {**scans, "phantoms": True}), added=" --scans DIR"
+        ),
     )
     for folder in ("benchmarks/results", "docs"):
         (tmp_path / folder).mkdir(parents=True)

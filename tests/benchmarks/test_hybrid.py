@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
+ADDED = " --scans DIR --test-patients 9"
 SOME = ["fbp", "start", "alone", "fedfdd", "none", "thinning-teacher"]
 
 
@@ -45,23 +46,24 @@ def base(tmp_path):
 
 def test_rows_are_stored_and_not_done_again(base, tmp_path, capsys):
     options = Namespace(work=tmp_path / "work", rows=SOME[:2], results=tmp_path / "r.json")
-    hybrid.run(options, base)
+    hybrid.run(options, base, ADDED)
     first = json.loads(options.results.read_text())["rows"]
     assert list(first) == SOME[:2]
     assert first["fbp"]["sites"] != first["start"]["sites"]
     options.rows = SOME
-    hybrid.run(options, base)
+    hybrid.run(options, base, ADDED)
     results = json.loads(options.results.read_text())
     assert list(results["rows"]) == SOME
     assert all(results["rows"][name] == first[name] for name in first)
     titles = {name: row.title for name, row in hybrid.ROWS.items()}
     text = page(results, titles)
+    assert f"hybrid.py --size tiny{ADDED}   # goes" in text
     for name in SOME:
         assert text.count(f"| {titles[name]} |") >= 2
     psnr = results["rows"]["fedfdd"]["sites"]["D"][""]["psnr_db"]
     assert f"{psnr:.2f}" in text and "–" in text  # LPIPS was not asked for
     with pytest.raises(FedM2CTError, match="another configuration"):
-        hybrid.run(options, base.model_copy(update={"image_size": 24}))
+        hybrid.run(options, base.model_copy(update={"image_size": 24}), ADDED)
 
 
 def test_downloads_of_another_schedule_are_not_read(base, tmp_path):
