@@ -91,8 +91,9 @@ def _train(bench: "Benchmark") -> list[str]:
     from fedm2ct.cli.progress import RunProgress
 
     config = bench.setting.config
+    methods = f"{len(config.methods)} method{'s' * (len(config.methods) > 1)}"
     click.echo(
-        f"{bench.setting.title}: {len(config.sites)} sites, {len(config.methods)} methods, seeds "
+        f"{bench.setting.title}: {len(config.sites)} sites, {methods}, seeds "
         f"{', '.join(map(str, config.seeds))}, {config.training.rounds} rounds of "
         f"{config.training.local_steps} steps, {config.image_size} x {config.image_size}.",
         err=True,
