@@ -25,12 +25,13 @@ from training_page import page
 from training_parts import CT_PARTS, PARTS, Batch, Clock, step_in_parts, whole_step
 
 from fedm2ct.config import RunConfig, load_config
+from fedm2ct.federation.methods.fedm2ct import model_spec
 from fedm2ct.files import write_atomically
 from fedm2ct.learning.losses import DISTANCES
 from fedm2ct.learning.mutual import mutual_loss
 from fedm2ct.learning.seeds import seeded_initialisation
 from fedm2ct.learning.trainer import Loss, channels_last, make_optimiser
-from fedm2ct.model.ts_iradonmap import ModelSpec, TSiRadonMAP
+from fedm2ct.model.ts_iradonmap import TSiRadonMAP
 from fedm2ct.physics.phantoms import abdomen_like, ellipse_image, ellipse_sinogram
 from fedm2ct.physics.protocols import Protocol, get_protocol
 from fedm2ct.pipeline.provenance import provenance
@@ -110,22 +111,6 @@ class Step:
 def _to_channels_last(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     first, *others = inputs
     return first.contiguous(memory_format=torch.channels_last), *others
-
-
-def model_spec(config: RunConfig) -> ModelSpec:
-    """Return the networks of FedM2CT under a configuration."""
-    model, own = config.model, config.fedm2ct
-    return ModelSpec(
-        private=model.private,
-        shared=model.shared,
-        width=model.width,
-        prompted=own.prompted,
-        coupling=own.coupling,
-        learn_projection=model.learn_projection,
-        cascade_from=own.cascade_from,
-        shared_input=own.shared_input,
-        consistency=model.consistency,
-    )
 
 
 def optimiser_of(model: TSiRadonMAP, config: RunConfig, adam: str) -> torch.optim.Adam:

@@ -19,6 +19,7 @@ that separates what the federation adds from what having two networks adds.
 from dataclasses import replace
 from functools import partial
 
+from fedm2ct.config import RunConfig
 from fedm2ct.data.simulate import PairedData
 from fedm2ct.federation.method import Aggregate, ClientHalf, ServerHalf, State, Upload
 from fedm2ct.federation.methods.cross_protocol_client import crossing_client
@@ -118,10 +119,10 @@ def _with_public(setup: Setup, task: SiteTask) -> SiteTask:
     return task
 
 
-def build(setup: Setup) -> Halves:
-    """Build both halves."""
-    model, own = setup.config.model, setup.config.fedm2ct
-    spec = ModelSpec(
+def model_spec(config: RunConfig) -> ModelSpec:
+    """Return a site's networks under a configuration."""
+    model, own = config.model, config.fedm2ct
+    return ModelSpec(
         private=model.private,
         private_sees_fbp=model.private_sees_fbp,
         shared=model.shared,
@@ -134,6 +135,11 @@ def build(setup: Setup) -> Halves:
         shared_input=own.shared_input,
         consistency=model.consistency,
     )
+
+
+def build(setup: Setup) -> Halves:
+    """Build both halves."""
+    own, spec = setup.config.fedm2ct, model_spec(setup.config)
 
     def loss_of_round(round_index: int) -> Loss:
         factor = ramp(round_index, own.ramp_rounds)
