@@ -8,7 +8,8 @@ and what is finished is not done again. All use the same scans, seeds, networks 
 row does not say otherwise. The numbers go to ``benchmarks/results/ablation.json``, and
 ``docs/ablation.md`` is made from them. With a setting of the benchmark the variants are scored on
 its validation patients, on which ideas are kept or thrown away, and the files are
-``ablation-SETTING-SIZE.json`` and ``.md``.
+``ablation-SETTING-SIZE.json`` and ``.md``; with ``--site-slices`` each site has so many slices to
+train on, which the files' names say.
 """
 
 import argparse
@@ -84,7 +85,8 @@ def run(options: argparse.Namespace) -> None:
         train(base, names, options.out, slices, options.workers)
     finally:
         shutil.rmtree(slices, ignore_errors=True)
-    results = {**collect(base, names, options.out, options.workers), "added": added}
+    about = {"added": added, "site_slices": options.site_slices}
+    results = {**collect(base, names, options.out, options.workers), **about}
     write_atomically(options.results, json.dumps(results, indent=1).encode())
     print(f"Numbers: {options.results}")
 
@@ -103,12 +105,14 @@ def _given(options: argparse.Namespace) -> tuple[RunConfig, str]:
 def _name_files(options: argparse.Namespace) -> None:
     """Fill in where results and page go."""
     name = "ablation" if options.setting is None else f"ablation-{options.setting}-{options.size}"
+    if options.site_slices is not None:
+        name += f"-{options.site_slices}-slices"
     options.results = options.results or ROOT / "benchmarks" / "results" / f"{name}.json"
     options.page = options.page or ROOT / "docs" / f"{name}.md"
 
 
 def base_config(config: RunConfig, options: argparse.Namespace) -> RunConfig:
-    """Return the full method's configuration: seeds, rounds and steps as asked for.
+    """Return the full method's configuration: seeds, slices, rounds and steps as asked for.
 
     The server's meta-steps keep their ratio to the sites' steps.
     """
@@ -121,6 +125,8 @@ def base_config(config: RunConfig, options: argparse.Namespace) -> RunConfig:
         training["rounds"] = options.rounds
     if options.seeds is not None:
         data["seeds"] = options.seeds
+    if options.site_slices is not None:
+        data["sites"] = [{**site, "slices": options.site_slices} for site in data["sites"]]
     source = str(options.config or options.setting)
     return parse_config({**data, "methods": ["fedm2ct"]}, source)
 
@@ -231,6 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder of the runs")
     parser.add_argument("--rounds", type=int, help="rounds, if not those of the configuration")
     parser.add_argument("--steps", type=int, help="local steps a round; meta-steps in proportion")
+    parser.add_argument("--site-slices", type=int, help="slices of a site, likewise")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds, likewise")
     parser.add_argument("--variants", nargs="+", help="only these, and the full method")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))

@@ -58,9 +58,11 @@ def _paragraph(text: str) -> str:
 
 def _head(results: dict[str, Any]) -> str:
     setting, _, size = results["config"]["name"].rpartition("-")
+    few = results["site_slices"]
+    slices = "" if few is None else f" --site-slices {few}"
     if setting not in SETTINGS:
-        return _HEAD.format(source=" CONFIG.toml", again="")
-    again = f" --setting {setting} --size {size}"
+        return _HEAD.format(source=f" CONFIG.toml{slices}", again=slices)
+    again = f" --setting {setting} --size {size}{slices}"
     return _HEAD.format(source=again + results["added"], again=again)
 
 

@@ -197,6 +197,19 @@ def test_a_page_needs_no_rivals(command, tmp_path):
     assert "Beside it" not in page(read(tmp_path))
 
 
+def test_sites_may_have_fewer_slices_and_the_files_say_so(tmp_path, command):
+    few = ["--setting", "all-in-one", "--size", "tiny", "--site-slices", "4"]
+    options = ablation._parser().parse_args(few)
+    ablation._name_files(options)
+    assert options.page.name == "ablation-all-in-one-tiny-4-slices.md"
+    assert command("--variants", "local", "--site-slices", 4) == 0
+    results = read(tmp_path)
+    assert {site["slices"] for site in results["config"]["sites"]} == {4}
+    assert "ablation.py CONFIG.toml --site-slices 4 --out RUN" in page(results)
+    results["config"]["name"] = "all-in-one-tiny"
+    assert "--setting all-in-one --size tiny --site-slices 4 --table-only" in page(results)
+
+
 def test_the_command_needs_a_configuration():
     with pytest.raises(FedM2CTError, match="--out"):
         ablation.run(ablation._parser().parse_args([]))
