@@ -155,7 +155,8 @@ def _sites(record: Record) -> list[str]:
     names = [f"{s} (no pairs)" if kinds.get(s) == "none" else s for s in sites]
     for metric in _shown_metrics(record):
         rows = []
-        best = _best(methods, sites, metric)
+        judged = metric.more_is_better is not None
+        best = _best(methods, sites, metric) if judged else {}
         for method in ordered(methods):
             row = [_named(method)]
             for site in sites:
@@ -163,17 +164,15 @@ def _sites(record: Record) -> list[str]:
                 text = MISSING if entry is None else _interval(entry, metric.digits)
                 row.append(f"**{text}**" if best.get(site) == method else text)
             rows.append(row)
-        judged = "" if metric.more_is_better is None else "; best in bold, the reference aside"
-        lines += [f"{metric.title}{judged}:", ""]
+        note = "; best in bold, the reference aside" if judged else ""
+        lines += [f"{metric.title}{note}:", ""]
         lines += [*_table(["Method", *names], rows), ""]
     return lines[:-1]
 
 
 def _best(methods: Mapping[str, Any], sites: Sequence[str], metric: Metric) -> dict[str, str]:
-    """Return the best method of each site; none by a metric of which no number is the best."""
-    best = dict[str, str]()
-    if metric.more_is_better is None:
-        return best
+    """Return the best method of each site, by a metric of which a number is the best."""
+    best = {}
     for site in sites:
         means = {
             method: entry["sites"][site][metric.key]["mean"]
