@@ -16,21 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedm2ct.errors import FedM2CTError
-from fedm2ct.model.precision import ReducedPrecision
+from fedm2ct.model.precision import Convolution, ReducedPrecision
 from fedm2ct.model.prompt import PromptMLP
 
 Modulation = Sequence[tuple[Tensor, Tensor]]
 Built = TypeVar("Built", bound=nn.Module)
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> Convolution:
+    layer = Convolution(inputs, outputs, kernel, stride, padding=kernel // 2)
     nn.init.kaiming_normal_(layer.weight, a=0.1, nonlinearity="leaky_relu")
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # a Conv2d made above has a bias
     return layer
 
 
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+def _zero(layer: Convolution) -> Convolution:
     nn.init.zeros_(layer.weight)
     return layer
 

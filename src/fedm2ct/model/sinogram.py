@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedm2ct.model.precision import ReducedPrecision
+from fedm2ct.model.precision import Convolution, ReducedPrecision
 from fedm2ct.physics.analytic import cosine_weights, ramp_filter_matrix, redundancy_weights
 from fedm2ct.physics.geometry import Geometry
 from fedm2ct.physics.redundancy import completed_detector
@@ -39,11 +39,11 @@ class SinogramNetwork(ReducedPrecision):
     ) -> None:
         super().__init__()
         self.correct = nn.Sequential(
-            nn.Conv2d(1, width, 3, padding=1),
+            Convolution(1, width, 3, padding=1),
             nn.LeakyReLU(0.1),
-            nn.Conv2d(width, width, 3, padding=1),
+            Convolution(width, width, 3, padding=1),
             nn.LeakyReLU(0.1),
-            nn.Conv2d(width, 1, 3, padding=1),
+            Convolution(width, 1, 3, padding=1),
         )
         for parameter in self.correct[-1].parameters():
             nn.init.zeros_(parameter)
