@@ -127,6 +127,14 @@ def test_the_page_has_intervals_and_sites_without_pairs(whole):
     assert "| FedAvg | +1.00 [+1.00, +1.00]; 0.12 |" in page
 
 
+def test_the_page_says_that_seconds_are_of_unlike_processors(whole):
+    record = record_of(whole)
+    there = {**record, "machine": {**record["machine"], "cpu": "Another"}}
+    assert "unlike processors" not in benchmark_page(record | {"added": [record]})
+    page = benchmark_page(record | {"added": [there]})
+    assert f"unlike processors: {', '.join(sorted(['Another', record['machine']['cpu']]))}." in page
+
+
 def test_collect_trains_nothing(tmp_path, capsys):
     assert benchmark(tmp_path, "--collect") == 1
     assert "no unit is finished yet" in capsys.readouterr().err

@@ -222,6 +222,9 @@ def _costs(record: Record) -> list[str]:
         )
     head = ["Method", "MB up a round", "MB down a round", "MB in all", "Seconds a seed"]
     note = "All sites together. Seconds are of training, validation and the server, one thread."
+    processors = {place["machine"]["cpu"] for place in [record, *record.get("added", [])]}
+    if len(processors) > 1:
+        note += f" They are means over units of unlike processors: {', '.join(sorted(processors))}."
     return [note, "", *_table(head, rows)]
 
 
