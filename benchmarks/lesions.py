@@ -93,7 +93,8 @@ def page(record: dict[str, Any]) -> str:
         "",
         "Recovered contrast in percent, mean over a site's lesions; *direct* is the direct "
         "contrast's mean over its standard deviation, mean over sites: below 1 a reader would not "
-        "find the lesion. Residual is relative to the truth's.",
+        "find the lesion. Residual is relative to the truth's. \\* A reference: it gathers the "
+        "images and does not compete.",
         "",
         f"| Method | PSNR, dB | residual | recovered | {' | '.join(sites)} | direct |",
         "|---" * (len(sites) + 5) + "|",
