@@ -110,6 +110,23 @@ def test_equal_images_have_no_distance_and_what_the_window_hides_does_not_count(
     assert perceptual.frechet(image, image[::-1], WINDOW) == pytest.approx(0, abs=1e-9)
 
 
+def test_a_reference_is_looked_at_once(monkeypatch):
+    perceptual, looked = Perceptual(WEIGHTS), []
+    features = perceptual.features
+    monkeypatch.setattr(perceptual, "features", lambda *a: (looked.append(a), features(*a))[1])
+    first, second, truth = (slices(n=3, size=32, seed=k) for k in (4, 5, 6))
+    found = [perceptual.frechet(image, truth, WINDOW) for image in (first, second)]
+    assert len(looked) == 3
+    expected = [
+        frechet_distance(features(x, WINDOW), features(truth, WINDOW)) for x in (first, second)
+    ]
+    assert found == expected
+    truth += 40
+    assert perceptual.frechet(first, truth, WINDOW) != found[0]
+    assert perceptual.frechet(first, truth, (-1000.0, 1000.0)) != found[0]
+    assert len(looked) == 7
+
+
 def test_many_slices_are_as_single_ones(perceptual):
     image, truth = slices(n=10, size=33), slices(n=10, size=33, seed=8)
     whole = perceptual.lpips(image, truth, WINDOW)
