@@ -8,8 +8,8 @@ and what is finished is not done again. All use the same scans, seeds, networks 
 row does not say otherwise. The numbers go to ``benchmarks/results/ablation.json``, and
 ``docs/ablation.md`` is made from them. With a setting of the benchmark the variants are scored on
 its validation patients, on which ideas are kept or thrown away, and the files are
-``ablation-SETTING-SIZE.json`` and ``.md``; with ``--site-slices`` each site has so many slices to
-train on, which the files' names say.
+``ablation-SETTING-SIZE.json`` and ``.md``; what ``--rounds``, ``--steps`` and ``--site-slices`` ask
+for is part of the files' names.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
         train(base, names, options.out, slices, options.workers)
     finally:
         shutil.rmtree(slices, ignore_errors=True)
-    about = {"added": added, "site_slices": options.site_slices}
+    about = {"added": added, "asked": _asked(options)}
     results = {**collect(base, names, options.out, options.workers), **about}
     write_atomically(options.results, json.dumps(results, indent=1).encode())
     print(f"Numbers: {options.results}")
@@ -102,11 +102,18 @@ def _given(options: argparse.Namespace) -> tuple[RunConfig, str]:
     return validation_config(setting), setting.added
 
 
+def _asked(options: argparse.Namespace) -> dict[str, int]:
+    """Return what is to be otherwise than in the configuration that is given, by option."""
+    names = ("rounds", "steps", "site_slices")
+    given = {name.replace("_", "-"): getattr(options, name) for name in names}
+    return {name: number for name, number in given.items() if number is not None}
+
+
 def _name_files(options: argparse.Namespace) -> None:
     """Fill in where results and page go."""
     name = "ablation" if options.setting is None else f"ablation-{options.setting}-{options.size}"
-    if options.site_slices is not None:
-        name += f"-{options.site_slices}-slices"
+    for what, number in _asked(options).items():
+        name += f"-{number}-{what.removeprefix('site-')}"
     options.results = options.results or ROOT / "benchmarks" / "results" / f"{name}.json"
     options.page = options.page or ROOT / "docs" / f"{name}.md"
 
@@ -114,7 +121,8 @@ def _name_files(options: argparse.Namespace) -> None:
 def base_config(config: RunConfig, options: argparse.Namespace) -> RunConfig:
     """Return the full method's configuration: seeds, slices, rounds and steps as asked for.
 
-    The server's meta-steps keep their ratio to the sites' steps.
+    The server's meta-steps keep their ratio to the sites' steps, and what is simulated serves the
+    same part of the rounds.
     """
     data = config.model_dump(mode="json")
     training, own = data["training"], data["fedm2ct"]
@@ -122,6 +130,8 @@ def base_config(config: RunConfig, options: argparse.Namespace) -> RunConfig:
         own["meta_steps"] = round(own["meta_steps"] * options.steps / training["local_steps"])
         training["local_steps"] = options.steps
     if options.rounds is not None:
+        served = training["simulate_every"] * options.rounds / training["rounds"]
+        training["simulate_every"] = max(1, round(served))
         training["rounds"] = options.rounds
     if options.seeds is not None:
         data["seeds"] = options.seeds

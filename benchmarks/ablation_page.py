@@ -58,11 +58,10 @@ def _paragraph(text: str) -> str:
 
 def _head(results: dict[str, Any]) -> str:
     setting, _, size = results["config"]["name"].rpartition("-")
-    few = results["site_slices"]
-    slices = "" if few is None else f" --site-slices {few}"
+    asked = "".join(f" --{option} {number}" for option, number in results["asked"].items())
     if setting not in SETTINGS:
-        return _HEAD.format(source=f" CONFIG.toml{slices}", again=slices)
-    again = f" --setting {setting} --size {size}{slices}"
+        return _HEAD.format(source=f" CONFIG.toml{asked}", again=asked)
+    again = f" --setting {setting} --size {size}{asked}"
     return _HEAD.format(source=again + results["added"], again=again)
 
 

@@ -197,17 +197,27 @@ def test_a_page_needs_no_rivals(command, tmp_path):
     assert "Beside it" not in page(read(tmp_path))
 
 
-def test_sites_may_have_fewer_slices_and_the_files_say_so(tmp_path, command):
-    few = ["--setting", "all-in-one", "--size", "tiny", "--site-slices", "4"]
-    options = ablation._parser().parse_args(few)
+def test_what_was_asked_for_is_in_the_files_names_and_on_the_page(tmp_path, command):
+    asked = ["--rounds", "24", "--site-slices", "4"]
+    options = ["--setting", "all-in-one", "--size", "tiny", *asked]
+    options = ablation._parser().parse_args(options)
     ablation._name_files(options)
-    assert options.page.name == "ablation-all-in-one-tiny-4-slices.md"
+    assert options.page.name == "ablation-all-in-one-tiny-24-rounds-4-slices.md"
     assert command("--variants", "local", "--site-slices", 4) == 0
     results = read(tmp_path)
     assert {site["slices"] for site in results["config"]["sites"]} == {4}
-    assert "ablation.py CONFIG.toml --site-slices 4 --out RUN" in page(results)
+    asked = "--rounds 1 --steps 2 --site-slices 4"
+    assert f"ablation.py CONFIG.toml {asked} --out RUN" in page(results)
     results["config"]["name"] = "all-in-one-tiny"
-    assert "--setting all-in-one --size tiny --site-slices 4 --table-only" in page(results)
+    assert f"--setting all-in-one --size tiny {asked} --table-only" in page(results)
+
+
+def test_more_rounds_are_those_of_the_long_rows():
+    base = load_config(EXAMPLE).model_copy(update={"methods": ["fedm2ct"]})
+    longer = ablation._parser().parse_args(["--rounds", str(3 * base.training.rounds)])
+    assert ablation.base_config(base, longer) == variants(base)["long"].config(base)
+    fewer = ablation._parser().parse_args(["--rounds", "1"])
+    assert ablation.base_config(base, fewer).training.simulate_every == 1
 
 
 def test_the_command_needs_a_configuration():
