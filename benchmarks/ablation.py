@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ablation_page import page
-from ablation_scores import collect, read
+from ablation_scores import collect, read, read_for, with_rows
 from ablation_variants import FULL, variants
 from setting_options import add_setting_options, setting_of
 from tqdm import tqdm
@@ -78,6 +78,9 @@ def run(options: argparse.Namespace) -> None:
     given, added = _given(options)
     base = base_config(given, options)
     names = chosen(base, options.variants)
+    stored = read_for(base, options.results) if options.add else None
+    if stored is not None:
+        names.remove(FULL)
     cohort = prepare(base, names, options.out, resume=options.resume)
     slices = options.out / ".slices"
     try:
@@ -85,8 +88,12 @@ def run(options: argparse.Namespace) -> None:
         train(base, names, options.out, slices, options.workers)
     finally:
         shutil.rmtree(slices, ignore_errors=True)
-    about = {"added": added, "asked": _asked(options)}
-    results = {**collect(base, names, options.out, options.workers), **about}
+    if stored is not None:
+        results = stored
+        with_rows(results, base, names, options.out)
+    else:
+        about = {"added": added, "asked": _asked(options)}
+        results = {**collect(base, names, options.out, options.workers), **about}
     write_atomically(options.results, json.dumps(results, indent=1).encode())
     print(f"Numbers: {options.results}")
 
@@ -250,6 +257,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--site-slices", type=int, help="slices of a site, likewise")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds, likewise")
     parser.add_argument("--variants", nargs="+", help="only these, and the full method")
+    parser.add_argument(
+        "--add", action="store_true", help="not the full method: rows for the stored results"
+    )
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--resume", action="store_true", help="go on with the runs in OUT")
     parser.add_argument(

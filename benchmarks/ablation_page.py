@@ -37,6 +37,7 @@ def page(results: dict[str, Any]) -> str:
     parts = [
         _head(results),
         _setting(results),
+        *_added(rows),
         "## The method, with one thing changed\n",
         _main_table(ours),
         *(["## Beside it\n", _main_table({FULL: rows[FULL], **rivals})] if rivals else []),
@@ -85,6 +86,23 @@ def _setting(results: dict[str, Any]) -> str:
         f"time; fedm2ct {versions['fedm2ct']}, torch {versions['torch']}, commit "
         f"{(results['git_commit'] or 'unknown')[:10]}."
     )
+
+
+def _added(rows: dict[str, Any]) -> list[str]:
+    """Say which rows were added to the others, and where those are from."""
+    places: dict[str, list[str]] = {}
+    for row in rows.values():
+        if made := row.get("added"):
+            commit = (made["git_commit"] or "unknown")[:10]
+            place = f"{made['date'][:10]} ({made['machine']['cpu']}, commit {commit})"
+            places.setdefault(place, []).append(f"*{row['title']}*")
+    return [
+        _paragraph(
+            f"Added on {place}, without the full method beside them, so that the differences have "
+            f"no interval: {'; '.join(titles)}."
+        )
+        for place, titles in places.items()
+    ]
 
 
 def _markdown(header: list[str], rows: list[list[str]], rule: str = "---:") -> str:

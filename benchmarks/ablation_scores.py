@@ -53,16 +53,59 @@ def collect(base: RunConfig, names: list[str], out: Path, workers: int) -> dict[
         "reference": reference(base),
         "interval": _interval_text(whole),
         "variants": {
-            name: {
-                "title": known[name].title,
-                "method": known[name].method,
-                "changes": known[name].changes,
-                **_means(result),
-                "difference": _differences(name, result, whole),
-                **_cost(out / name, known[name], base.seeds),
-            }
+            name: _row(
+                known[name], result, _differences(name, result, whole), out / name, base.seeds
+            )
             for name, result in results.items()
         },
+    }
+
+
+def with_rows(stored: dict[str, Any], base: RunConfig, names: list[str], out: Path) -> None:
+    """Add variants' rows to stored results, whose full method has been run before.
+
+    Single slices' scores are not stored, so that the new rows' differences have no interval. The
+    rows say when and where they were made.
+
+    Raises
+    ------
+    FedM2CTError
+        When a unit is not finished.
+    """
+    known, made = variants(base), provenance()
+    whole = stored["variants"][FULL]
+    for name in names:
+        results = _results(out / name, known[name], base.seeds)
+        means = _over_sites(_table(results, ""))
+        differences = {
+            metric: {
+                "mean": means[metric] - whole["mean"][metric],
+                "low": None,
+                "high": None,
+                "n_slices": whole["difference"][metric]["n_slices"],
+            }
+            for metric in METRICS
+        }
+        row = _row(known[name], results, differences, out / name, base.seeds)
+        stored["variants"][name] = row | {"added": made}
+    rows = stored["variants"]
+    stored["variants"] = {name: rows[name] for name in known if name in rows}
+
+
+def _row(
+    variant: Variant,
+    results: list[Scores],
+    differences: dict[str, Any],
+    run: Path,
+    seeds: list[int],
+) -> dict[str, Any]:
+    return {
+        "title": variant.title,
+        "method": variant.method,
+        "changes": variant.changes,
+        **_means(results),
+        "difference": differences,
+        **_cost(run, variant, seeds),
     }
 
 
@@ -160,6 +203,23 @@ def _cost(run: Path, variant: Variant, seeds: list[int]) -> dict[str, float]:
         "seconds": float(np.mean([sum(line["seconds"] for line in lines) for lines in rounds])),
         "bytes_per_round": float(np.mean([s["bytes_up"] + s["bytes_down"] for s in server])),
     }
+
+
+def read_for(base: RunConfig, path: Path) -> dict[str, Any]:
+    """Read stored results of a full method, to add rows to.
+
+    Raises
+    ------
+    FedM2CTError
+        When there are none, or their full method's configuration is another.
+    """
+    stored = read(path)
+    if stored["config"] != without_folders(base.model_dump(mode="json")):
+        raise FedM2CTError(
+            f"{path}: holds results of another configuration; give the options that they were made "
+            "with, or leave --add out"
+        )
+    return stored
 
 
 def read(path: Path) -> dict[str, Any]:

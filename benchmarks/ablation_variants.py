@@ -58,6 +58,9 @@ def _parts(base: RunConfig) -> dict[str, Variant]:
             for start, image in _STARTS.items()
         },
         "no-exchange": _own("no exchange: two networks, no federation", exchange=False),
+        "no-exchange-long": Variant(
+            f"no exchange, {_LONG}", changes={"fedm2ct": {"exchange": False}, **_longer(base)}
+        ),
         "analytical": Variant(
             "FBP for the learned sinogram and back-projection", changes=analytical
         ),
@@ -189,10 +192,14 @@ _IMAGES = {
 def _rivals(base: RunConfig) -> dict[str, Variant]:
     """Return the reference rows: the same data, networks, seeds and steps, where not said."""
     analytical: Changes = {"model": {"learn_projection": False}}
-    public = Variant("local only, with the server's public scans", "local_public")
+    titled = "local only, with the server's public scans"
+    public = {
+        "local-public": Variant(titled, "local_public"),
+        "local-public-long": Variant(f"{titled}, {_LONG}", "local_public", _longer(base)),
+    }
     found = {
         "local": Variant("local only", "local"),
-        **({"local-public": public} if base.meta.source == "simulated" else {}),
+        **(public if base.meta.source == "simulated" else {}),
         "local-tv": Variant(
             "local only, from total variation", "local", {"model": {"start": "scaled-tv"}}
         ),

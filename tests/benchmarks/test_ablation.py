@@ -220,6 +220,30 @@ def test_more_rounds_are_those_of_the_long_rows():
     assert ablation.base_config(base, fewer).training.simulate_every == 1
 
 
+def test_rows_are_added_to_stored_results(command, tmp_path, capsys):
+    assert command("--variants", "local", "--add") == 1
+    assert "r.json: cannot be read" in capsys.readouterr().err
+    assert command("--variants", "local", "no-metamodel") == 0
+    whole = read(tmp_path)
+    assert command("--variants", "local") == 1  # --resume is missing
+    assert command("--variants", "no-exchange", "local", "--add", "--resume") == 0
+    added = read(tmp_path)
+    assert list(added["variants"]) == [FULL, "no-exchange", "no-metamodel", "local"]
+    row = added["variants"]["no-exchange"]
+    expected = row["mean"]["psnr_db"] - whole["variants"][FULL]["mean"]["psnr_db"]
+    assert row["difference"]["psnr_db"]["mean"] == pytest.approx(expected)
+    for name in ("local", "no-metamodel"):
+        old, new = (r["variants"][name]["mean"] for r in (whole, added))
+        assert new == old
+    differences = [r["variants"]["local"]["difference"]["psnr_db"]["mean"] for r in (whole, added)]
+    assert differences[0] == pytest.approx(differences[1])
+    text = " ".join((tmp_path / "p.md").read_text().split())
+    assert "no interval: *no exchange: two networks, no federation*; *local only*." in text
+    assert command("--variants", "no-mutual", "--add", "--resume", "--seeds", 5) == 1
+    assert "r.json: holds results of another configuration" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "no-mutual").exists()
+
+
 def test_the_command_needs_a_configuration():
     with pytest.raises(FedM2CTError, match="--out"):
         ablation.run(ablation._parser().parse_args([]))
