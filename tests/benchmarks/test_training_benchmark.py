@@ -31,18 +31,25 @@ def learned(**fields):
     ],
 )
 def test_the_parts_make_the_whole_step(chosen):
-    steps = [training.Step(chosen, tiny.FAN, 2, training.Variant("as is")) for _ in range(2)]
+    """Sums are taken in another order, which Adam would magnify: both start each step alike."""
+    whole, parted = (training.Step(chosen, tiny.FAN, 2, training.Variant("as is")) for _ in "ab")
     for _ in range(3):  # what starts at zero must move before what lies behind it has gradients
+        before = {n: t.clone() for n, t in whole.model.state_dict().items()}
+        parted.model.load_state_dict(before)
         losses = [
-            whole_step(*_parts_of(steps[0])),
-            step_in_parts(*_parts_of(steps[1]), Clock()),
+            whole_step(*_parts_of(whole)),
+            step_in_parts(*_parts_of(parted), Clock()),
         ]
-        assert torch.equal(*losses)
-    whole, parted = (dict(step.model.named_parameters()) for step in steps)
-    for name, parameter in whole.items():
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
-        torch.testing.assert_close(parted[name].grad, parameter.grad, rtol=1e-5, atol=1e-8)
-        torch.testing.assert_close(parted[name], parameter, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(*losses)
+        found = dict(parted.model.named_parameters())
+        for name, parameter in whole.model.named_parameters():
+            rounding = 1e-5 * float(parameter.grad.abs().max())
+            torch.testing.assert_close(
+                found[name].grad, parameter.grad, rtol=1e-5, atol=rounding, msg=name
+            )
+            if rounding > 0:
+                assert not torch.equal(found[name], before[name]), name
+    assert all(p.grad.abs().sum() > 0 for p in whole.model.parameters())
 
 
 def _parts_of(step):
