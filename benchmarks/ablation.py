@@ -25,7 +25,7 @@ from typing import Any
 
 from ablation_page import page
 from ablation_scores import collect, read, read_for, with_rows
-from ablation_variants import FULL, variants
+from ablation_variants import FULL, for_rounds, variants
 from setting_options import add_setting_options, setting_of
 from tqdm import tqdm
 
@@ -89,8 +89,7 @@ def run(options: argparse.Namespace) -> None:
     finally:
         shutil.rmtree(slices, ignore_errors=True)
     if stored is not None:
-        results = stored
-        with_rows(results, base, names, options.out)
+        results = with_rows(stored, base, names, options.out)
     else:
         about = {"added": added, "asked": _asked(options)}
         results = {**collect(base, names, options.out, options.workers), **about}
@@ -137,9 +136,7 @@ def base_config(config: RunConfig, options: argparse.Namespace) -> RunConfig:
         own["meta_steps"] = round(own["meta_steps"] * options.steps / training["local_steps"])
         training["local_steps"] = options.steps
     if options.rounds is not None:
-        served = training["simulate_every"] * options.rounds / training["rounds"]
-        training["simulate_every"] = max(1, round(served))
-        training["rounds"] = options.rounds
+        training.update(for_rounds(config.training, options.rounds))
     if options.seeds is not None:
         data["seeds"] = options.seeds
     if options.site_slices is not None:

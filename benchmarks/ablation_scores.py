@@ -61,8 +61,10 @@ def collect(base: RunConfig, names: list[str], out: Path, workers: int) -> dict[
     }
 
 
-def with_rows(stored: dict[str, Any], base: RunConfig, names: list[str], out: Path) -> None:
-    """Add variants' rows to stored results, whose full method has been run before.
+def with_rows(
+    stored: dict[str, Any], base: RunConfig, names: list[str], out: Path
+) -> dict[str, Any]:
+    """Return stored results, whose full method has been run before, with further variants' rows.
 
     Single slices' scores are not stored, so that the new rows' differences have no interval. The
     rows say when and where they were made.
@@ -73,7 +75,8 @@ def with_rows(stored: dict[str, Any], base: RunConfig, names: list[str], out: Pa
         When a unit is not finished.
     """
     known, made = variants(base), provenance()
-    whole = stored["variants"][FULL]
+    rows = dict(stored["variants"])
+    whole = rows[FULL]
     for name in names:
         results = _results(out / name, known[name], base.seeds)
         means = _over_sites(_table(results, ""))
@@ -87,9 +90,11 @@ def with_rows(stored: dict[str, Any], base: RunConfig, names: list[str], out: Pa
             for metric in METRICS
         }
         row = _row(known[name], results, differences, out / name, base.seeds)
-        stored["variants"][name] = row | {"added": made}
-    rows = stored["variants"]
-    stored["variants"] = {name: rows[name] for name in known if name in rows}
+        rows[name] = row | {"added": made}
+    order = [
+        name for name in dict.fromkeys([*known, *rows]) if name in rows
+    ]  # some are known no more
+    return {**stored, "variants": {name: rows[name] for name in order}}
 
 
 def _row(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedm2ct.config import FedM2CTConfig, RunConfig, parse_config
+from fedm2ct.config import FedM2CTConfig, RunConfig, TrainingConfig, parse_config
 
 Changes = dict[str, dict[str, Any]]
 FULL = "full"
@@ -84,15 +84,14 @@ def _parts(base: RunConfig) -> dict[str, Variant]:
     }
 
 
+def for_rounds(training: TrainingConfig, rounds: int) -> dict[str, int]:
+    """Change the rounds; what is simulated serves the same part of them: only training grows."""
+    served = training.simulate_every * rounds / training.rounds
+    return {"rounds": rounds, "simulate_every": max(1, round(served))}
+
+
 def _longer(base: RunConfig) -> Changes:
-    """Multiply the rounds; what is simulated serves as many more, so that only training grows."""
-    training = base.training
-    return {
-        "training": {
-            "rounds": LONGER * training.rounds,
-            "simulate_every": LONGER * training.simulate_every,
-        }
-    }
+    return {"training": for_rounds(base.training, LONGER * base.training.rounds)}
 
 
 def _private(base: RunConfig) -> dict[str, Variant]:

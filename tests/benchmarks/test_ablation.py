@@ -225,10 +225,12 @@ def test_rows_are_added_to_stored_results(command, tmp_path, capsys):
     assert "r.json: cannot be read" in capsys.readouterr().err
     assert command("--variants", "local", "no-metamodel") == 0
     whole = read(tmp_path)
+    whole["variants"]["of-old"] = whole["variants"]["local"]
+    (tmp_path / "r.json").write_text(json.dumps(whole))
     assert command("--variants", "local") == 1  # --resume is missing
     assert command("--variants", "no-exchange", "local", "--add", "--resume") == 0
     added = read(tmp_path)
-    assert list(added["variants"]) == [FULL, "no-exchange", "no-metamodel", "local"]
+    assert list(added["variants"]) == [FULL, "no-exchange", "no-metamodel", "local", "of-old"]
     row = added["variants"]["no-exchange"]
     expected = row["mean"]["psnr_db"] - whole["variants"][FULL]["mean"]["psnr_db"]
     assert row["difference"]["psnr_db"]["mean"] == pytest.approx(expected)
