@@ -127,12 +127,29 @@ def test_the_page_has_intervals_and_sites_without_pairs(whole):
     assert "| FedAvg | +1.00 [+1.00, +1.00]; 0.12 |" in page
 
 
-def test_the_page_says_that_seconds_are_of_unlike_processors(whole):
+def test_the_record_and_the_page_say_where_units_were_made(whole):
     record = record_of(whole)
-    there = {**record, "machine": {**record["machine"], "cpu": "Another"}}
-    assert "unlike processors" not in benchmark_page(record | {"added": [record]})
-    page = benchmark_page(record | {"added": [there]})
-    assert f"unlike processors: {', '.join(sorted(['Another', record['machine']['cpu']]))}." in page
+    units = len([*CONVENTIONAL, *METHODS])
+    (here,) = record["from"]
+    assert here["units"] == units
+    assert here["git_commit"] == record["git_commit"]
+    assert here["machine"].items() <= record["machine"].items()
+    page = benchmark_page(record)
+    assert f"Units: {units} on {here['machine']['cpu']} (" in page
+    assert "unlike processors" not in page
+    there = {**here, "units": 5, "machine": {**here["machine"], "cpu": "Another", "gpu": "A card"}}
+    page = benchmark_page(record | {"from": [here, there]})
+    assert f"; 5 on Another ({here['machine']['cores']} cores, A card), {here['date']}, " in page
+    assert f"unlike processors: {', '.join(sorted(['Another', here['machine']['cpu']]))}." in page
+
+
+def test_units_made_elsewhere_keep_their_place(tmp_path, monkeypatch):
+    assert benchmark(tmp_path, "--methods", "fbp") == 0
+    elsewhere = {"cpu": "Another", "cores": 4, "gpu": None}
+    monkeypatch.setattr("fedm2ct.pipeline.provenance.machine", lambda: dict(elsewhere))
+    assert benchmark(tmp_path, "--methods", "fbp,sirt") == 0
+    assert [p["machine"] == elsewhere for p in record_of(tmp_path)["from"]] == [False, True]
+    assert [p["units"] for p in record_of(tmp_path)["from"]] == [1, 1]
 
 
 def test_collect_trains_nothing(tmp_path, capsys):
@@ -195,8 +212,7 @@ def test_units_that_were_published_are_not_run_again_elsewhere(tmp_path, monkeyp
         old, new = (r["methods"][method] for r in (before, after))
         assert new["mean"]["psnr_db"]["mean"] == pytest.approx(old["mean"]["psnr_db"]["mean"], 1e-5)
         assert new["costs"] == pytest.approx(old["costs"], rel=1e-5)
-    assert [place["git_commit"] for place in after["added"]] == [before["git_commit"]]
-    assert "Some units are of earlier calls" in (tmp_path / "b" / "results.md").read_text()
+    assert sum(place["units"] for place in after["from"]) == 3
     again = json.loads(units.read_text())["units"]
     assert set(again) == {"fbp/0", "fedavg/0", "local/0"}
 

@@ -9,7 +9,6 @@ it.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from fedm2ct.pipeline.manifest import read_manifest
 from fedm2ct.pipeline.newcomer import join_all, joined_scores
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import unpaired_sites
-from fedm2ct.pipeline.provenance import git_commit, machine, provenance
+from fedm2ct.pipeline.provenance import provenance
 from fedm2ct.pipeline.settings import ALL_METHODS, Setting, without_folders
 from fedm2ct.pipeline.summary import read_result, reference
 from fedm2ct.pipeline.train import run_units
@@ -115,7 +114,7 @@ class Benchmark:
             "title": self.setting.title,
             "command": self.setting.command,
             **made,
-            "added": origins(self.run, finished),
+            "from": origins(self.run, finished),
             "config": without_folders(config.model_dump(mode="json", exclude=_OF_A_CALL)),
             "tuned": {m: dict(values) for m, values in self.tuned.items() if m in finished},
             "patients": manifest["patients"],
@@ -126,12 +125,7 @@ class Benchmark:
 
     def units(self) -> dict[str, Any]:
         """Return every finished unit, for `fedm2ct.pipeline.benchmark_units.unpack`."""
-        origin = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "git_commit": git_commit(),
-            "machine": machine(),
-        }
-        return packed(self.run, self.finished(), origin)
+        return packed(self.run, self.finished())
 
     def _newcomer(self, finished: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
         """Return the scores of the site that has joined, where the setting has one."""

@@ -21,9 +21,7 @@ _DIGITS = 6
 _COSTS = ("event", "round", "site", "seconds", "bytes_up", "bytes_down")
 
 
-def packed(
-    run: Path, finished: Mapping[str, Sequence[int]], origin: Mapping[str, Any]
-) -> dict[str, Any]:
+def packed(run: Path, finished: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Return finished units as plain values; numbers have six significant digits.
 
     Parameters
@@ -32,38 +30,43 @@ def packed(
         The folder of the units.
     finished
         Their seeds by method.
-    origin
-        Date, commit and machine of units that do not say where they are from.
     """
-    units = {}
-    for method, seeds in finished.items():
-        for seed in seeds:
-            folder = unit_folder(run, method, seed)
-            units[f"{method}/{seed}"] = _rounded(_unit(folder, origin))
+    units = {
+        f"{method}/{seed}": _rounded(_unit(unit_folder(run, method, seed)))
+        for method, seeds in finished.items()
+        for seed in seeds
+    }
     return {"format": FORMAT, "units": units}
 
 
-def _unit(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
+def _unit(folder: Path) -> dict[str, Any]:
     result = stored_result(folder)
     own = {site: {"": outputs[""]} for site, outputs in result["scores"].items()}
     rounds = [e for e in RunLog(folder / "metrics.jsonl").read() if e.get("event") == "round"]
     joined = folder / "newcomer.json"
     return {
-        "result": {"from": dict(origin), **result, "scores": own},
+        "result": {**result, "scores": own},
         "rounds": [{name: e[name] for name in _COSTS if name in e} for e in rounds],
         "newcomer": json.loads(joined.read_text(encoding="utf-8")) if joined.exists() else None,
     }
 
 
 def origins(run: Path, finished: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
-    """Return where finished units are from that another call has made, each place once."""
-    found = []
+    """Return where finished units were made: day, commit, machine, and how many ``units``.
+
+    Units of a version that did not store it are not counted.
+    """
+    found: list[dict[str, Any]] = []
     for method, seeds in finished.items():
         for seed in seeds:
             place = stored_result(unit_folder(run, method, seed)).get("from")
-            if place is not None and place not in found:
-                found.append(place)
-    return found
+            if place is None:
+                continue
+            known = next((p for p in found if place.items() <= p.items()), None)
+            if known is None:
+                found.append(known := {**place, "units": 0})
+            known["units"] += 1
+    return sorted(found, key=lambda p: p["date"])
 
 
 def unpack(file: Path, run: Path) -> int:

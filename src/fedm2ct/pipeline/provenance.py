@@ -25,6 +25,12 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def origin() -> dict[str, Any]:
+    """Return day (UTC), commit and machine: what tells units apart that were made elsewhere."""
+    day = datetime.now(UTC).date().isoformat()
+    return {"date": day, "git_commit": git_commit(), "machine": machine()}
+
+
 def versions() -> dict[str, str]:
     """Return the versions of this project, of Python and of the packages that numbers depend on."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}

@@ -36,6 +36,7 @@ from fedm2ct.pipeline.model_files import load_model, save_model
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.perceptual import perceptual_metrics
 from fedm2ct.pipeline.prepare import Cohort, acquire_settings, acquire_tests, site_tasks
+from fedm2ct.pipeline.provenance import origin
 
 Emit = Callable[[dict[str, Any]], None]
 SHOWN_SLICES = 3
@@ -186,6 +187,7 @@ def finish(config: RunConfig, cohort: Cohort, method: str, seed: int, run: Path)
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # stub forbids **dict
     write_atomically(folder / "arrays.npz", buffer.getvalue())
     result: dict[str, Any] = {
+        "from": origin(),
         "scores": scores,
         "tested": test_fingerprint(config),
         "trained": unit_fingerprint(config, method),
