@@ -227,6 +227,19 @@ def test_units_made_otherwise_do_not_count(tmp_path, two_sites):
     assert unpack(units, tmp_path / "b" / "run") == 0
 
 
+def test_units_of_other_test_patients_are_refused_before_training(tmp_path, monkeypatch, capsys):
+    place = checkout(tmp_path)
+    assert benchmark(tmp_path / "a", "--methods", "fbp", "--publish", place) == 0
+    (patient,) = record_of(tmp_path / "a")["patients"]["test"]
+    units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
+    units.write_text(units.read_text().replace(f'"{patient}"', '"another"'))
+    monkeypatch.setattr("fedm2ct.pipeline.train.run_jobs", lambda *_: pytest.fail("trains"))
+    assert benchmark(tmp_path / "b", "--methods", "fbp,local", "--restore", units) == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'b' / 'run' / 'fbp' / 'seed-0'}: was scored on other test patients" in said
+    assert f"(another, {patient}: on one side only)" in said
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [

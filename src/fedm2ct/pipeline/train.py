@@ -158,7 +158,9 @@ def run_units(
     )
     with slices_on_disk(cohort, run / _SLICES) as slices:
         jobs = _jobs(config, run, slices, resume)
-        run_jobs(_unfinished(jobs, config, run, on_event), workers, on_event)
+        left = _unfinished(jobs, config, run, on_event)
+        _check_tested([job.name for job in jobs if job not in left], manifest, run)
+        run_jobs(left, workers, on_event)
     return manifest
 
 
@@ -187,6 +189,19 @@ def _unfinished(
     for name in done:
         on_event({"job": name, "event": "unit-done", "before": True})
     return [job for job in jobs if job.name not in done]
+
+
+def _check_tested(names: list[str], manifest: dict[str, Any], run: Path) -> None:
+    """Refuse finished units of other test patients: scores are compared patient by patient."""
+    expected = set(manifest["patients"]["test"])
+    for name in names:
+        for outputs in stored_result(run / name)["scores"].values():
+            if other := set(outputs[""]["patients"]) ^ expected:
+                raise FedM2CTError(
+                    f"{run / name}: was scored on other test patients than the scans given hold "
+                    f"({', '.join(sorted(other))}: on one side only); give the scans that it was "
+                    "scored on, or choose another --out folder without --restore"
+                )
 
 
 @contextmanager
