@@ -91,3 +91,62 @@ def test_what_the_benchmark_s_page_says_of_a_setting_is_in_the_generated_one(set
     assert differences
     for difference in differences:
         assert difference in page
+
+
+def psnrs(results):
+    """Return every mean PSNR of stored results, in dB as texts have it."""
+    if isinstance(results, list):
+        return set().union(*map(psnrs, results))
+    if not isinstance(results, dict):
+        return set()
+    own = results.get("psnr_db")
+    own = own.get("mean") if isinstance(own, dict) else own
+    found = set().union(*map(psnrs, results.values()))
+    return found | {f"{own:.2f}"} if isinstance(own, float) else found
+
+
+@pytest.mark.parametrize(
+    ("page", "start", "end", "results"),
+    [
+        ("docs/benchmark.md", "[all-in-one](benchmark-", "[hybrid](benchmark-", "all-in-one-small"),
+        ("docs/benchmark.md", "[hybrid](benchmark-", "[What each part", "hybrid-small"),
+        ("docs/benchmark.md", "[What each part", "[With five", "ablation-all-in-one-small"),
+        (
+            "docs/benchmark.md",
+            "[With five",
+            "[unseen](benchmark-",
+            "ablation-all-in-one-small-5-slices",
+        ),
+        ("docs/benchmark.md", "[unseen](benchmark-", "[multi-vendor](benchmark-", "unseen-small"),
+        ("docs/benchmark.md", "[multi-vendor](benchmark-", "Planted lesions", "multi-vendor-small"),
+        ("README.md", "With six sites", "With eight vendors'", "all-in-one-small"),
+        ("README.md", "With eight vendors'", "Where half", "multi-vendor-small"),
+        ("README.md", "Where half", "In the fourth", "hybrid-small"),
+        ("README.md", "In the fourth", "Nor does any part", "unseen-small"),
+    ],
+)
+def test_every_psnr_in_the_text_is_one_of_the_results(page, start, end, results):
+    text = " ".join((DOCS.parent / page).read_text().split())
+    passage = text[text.index(start) :].partition(end)[0]
+    figures = set(re.findall(r"(?<![\d.])\d\d\.\d\d(?!\d)", passage))
+    assert figures
+    assert figures <= psnrs(json.loads((RESULTS / f"{results}.json").read_text()))
+
+
+def test_what_the_readme_says_of_longer_training_is_measured():
+    text = " ".join((DOCS.parent / "README.md").read_text().split())
+    rows = json.loads((RESULTS / "ablation-all-in-one-small.json").read_text())["variants"]
+    means = {name: row["mean"]["psnr_db"] for name, row in rows.items()}
+    full, alone, local, fedavg = (
+        f"{means[long] - means[short]:.2f}"
+        for long, short in (
+            ("long", "full"),
+            ("no-exchange-long", "no-exchange"),
+            ("local-long", "local"),
+            ("fedavg-long", "fedavg"),
+        )
+    )
+    assert (
+        f"Three times as many rounds give it {full} dB ({alone} without the exchange), local "
+        f"training {local} and FedAvg {fedavg}."
+    ) in text
