@@ -71,22 +71,6 @@ def test_without_autocast_nothing_is_rounded(instructions) -> None:
     assert torch.equal(layer(image), conv2d(image, layer.weight, layer.bias))
 
 
-@pytest.mark.parametrize("name", sorted(IMAGE_NETWORKS))
-@pytest.mark.parametrize("short", [True, False])
-def test_on_a_cpu_convolutions_get_and_give_their_channels_last(name, short, instructions) -> None:
-    network = build_image_network(name, 2, 4)
-    layouts = []
-    for layer in network.modules():
-        if isinstance(layer, Convolution):
-            layer.register_forward_hook(lambda _, given, result: layouts.append((*given, result)))
-    network.training_dtype = torch.bfloat16 if short else torch.float32
-    network(torch.rand(2, 2, 16, 16)).sum().backward()
-    later = [layout for given in layouts[1:] for layout in given]  # the image's own is the caller's
-    assert len(later) > 10
-    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in later)
-    assert all(p.grad.is_contiguous() for p in network.parameters())
-
-
 def test_cpu_is_taken_to_have_them_where_torch_cannot_tell(monkeypatch) -> None:
     asked = precision._has_bfloat16_instructions.__wrapped__
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)

@@ -33,9 +33,7 @@ class ReducedPrecision(nn.Module):
 
 
 class Convolution(nn.Conv2d):
-    """A convolution as fast as a CPU can make it; elsewhere `torch.nn.Conv2d`.
-
-    On a CPU what goes in has its channels last in memory, and so has what comes out.
+    """A convolution that takes no longer in bfloat16 than a CPU needs.
 
     A CPU without instructions for bfloat16 imitates each of them, which takes some three times as
     long as float32. Here it rounds as those instructions do, what goes in and what comes out, on
@@ -45,10 +43,8 @@ class Convolution(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(batch, channel, row, column)``; see `torch.nn.Conv2d`."""
-        if input.device.type != "cpu":
-            return super().forward(input)
-        input = input.contiguous(memory_format=torch.channels_last)
-        if not torch.is_autocast_enabled("cpu") or _has_bfloat16_instructions():
+        on_cpu = input.device.type == "cpu"
+        if not on_cpu or not torch.is_autocast_enabled("cpu") or _has_bfloat16_instructions():
             return super().forward(input)
         short = torch.get_autocast_dtype("cpu")
         with torch.autocast("cpu", enabled=False):
