@@ -91,10 +91,8 @@ def with_rows(
         }
         row = _row(known[name], results, differences, out / name, base.seeds)
         rows[name] = row | {"added": made}
-    order = [
-        name for name in dict.fromkeys([*known, *rows]) if name in rows
-    ]  # some are known no more
-    return {**stored, "variants": {name: rows[name] for name in order}}
+    order = dict.fromkeys([*known, *rows])  # some rows' variants are known no more
+    return {**stored, "variants": {name: rows[name] for name in order if name in rows}}
 
 
 def _row(

@@ -60,19 +60,19 @@ def patients(file: Path) -> Iterator[tuple[str, Image, NDArray[np.float32]]]:
 
 def write(out: Path, slices: Path, volumes: Sequence[str]) -> list[Path]:
     """Write every scan into `out`; return the files in order."""
-    out.mkdir(parents=True, exist_ok=True)
-    files = []
+    scans: dict[str, tuple[Image, NDArray[np.float32]]] = {}
     for number, (name, hu, spacing) in enumerate(patients(slices)):
-        place = 1 if number == 0 else FIRST_TEST + number - 1
-        files.append(out / f"{place:02d}-{name}.npz")
-        np.savez_compressed(files[-1], hu=hu, spacing_zyx_mm=spacing)
-    for number, volume in enumerate(volumes):
+        place = FIRST_TEST + number - 1 if number else 1
+        scans[f"{place:02d}-{name}.npz"] = hu, spacing
+    for number, volume in enumerate(volumes, start=FIRST_VOLUME):
         name, _, file = volume.partition("=")
-        with np.load(file, allow_pickle=False) as stored:
-            hu, spacing = stored["hu"], stored["spacing_zyx_mm"]
-        files.append(out / f"{FIRST_VOLUME + number}-{name}.npz")
-        np.savez_compressed(files[-1], hu=hu, spacing_zyx_mm=spacing)
-    return files
+        scan = read_scan(file)
+        spacing = np.array(scan.spacing_zyx_mm, np.float32)
+        scans[f"{number}-{name}.npz"] = scan.hu, spacing
+    out.mkdir(parents=True, exist_ok=True)
+    for name, (hu, spacing) in scans.items():
+        np.savez_compressed(out / name, hu=hu, spacing_zyx_mm=spacing)
+    return [out / name for name in scans]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

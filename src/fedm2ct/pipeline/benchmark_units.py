@@ -56,17 +56,13 @@ def origins(run: Path, finished: Mapping[str, Sequence[int]]) -> list[dict[str, 
 
     Units of a version that did not store it are not counted.
     """
-    found: list[dict[str, Any]] = []
-    for method, seeds in finished.items():
-        for seed in seeds:
-            place = stored_result(unit_folder(run, method, seed)).get("from")
-            if place is None:
-                continue
-            known = next((p for p in found if place.items() <= p.items()), None)
-            if known is None:
-                found.append(known := {**place, "units": 0})
-            known["units"] += 1
-    return sorted(found, key=lambda p: p["date"])
+    results = (
+        stored_result(unit_folder(run, m, s)) for m, seeds in finished.items() for s in seeds
+    )
+    places = [result["from"] for result in results if "from" in result]
+    distinct = [place for k, place in enumerate(places) if place not in places[:k]]
+    counted = [{**place, "units": places.count(place)} for place in distinct]
+    return sorted(counted, key=lambda place: place["date"])
 
 
 def unpack(file: Path, run: Path) -> int:

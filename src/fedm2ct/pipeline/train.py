@@ -158,8 +158,7 @@ def run_units(
     )
     with slices_on_disk(cohort, run / _SLICES) as slices:
         jobs = _jobs(config, run, slices, resume)
-        left = _unfinished(jobs, config, run, on_event)
-        _check_tested([job.name for job in jobs if job not in left], manifest, run)
+        left = _unfinished(jobs, config, run, manifest["patients"]["test"], on_event)
         run_jobs(left, workers, on_event)
     return manifest
 
@@ -180,28 +179,31 @@ def _jobs(config: RunConfig, run: Path, slices: Path, resume: bool) -> list[Job]
 
 
 def _unfinished(
-    jobs: list[Job], config: RunConfig, run: Path, on_event: Callable[[Event], None]
+    jobs: list[Job],
+    config: RunConfig,
+    run: Path,
+    patients: list[str],
+    on_event: Callable[[Event], None],
 ) -> list[Job]:
-    """Return the units that an earlier call has not finished; tell of the others."""
+    """Return the units that an earlier call has not finished; check the others and tell of them."""
     done = [
         job.name for job in jobs if is_finished(config, job.arguments["method"], run / job.name)
     ]
     for name in done:
+        _check_tested(run / name, patients)
         on_event({"job": name, "event": "unit-done", "before": True})
     return [job for job in jobs if job.name not in done]
 
 
-def _check_tested(names: list[str], manifest: dict[str, Any], run: Path) -> None:
-    """Refuse finished units of other test patients: scores are compared patient by patient."""
-    expected = set(manifest["patients"]["test"])
-    for name in names:
-        for outputs in stored_result(run / name)["scores"].values():
-            if other := set(outputs[""]["patients"]) ^ expected:
-                raise FedM2CTError(
-                    f"{run / name}: was scored on other test patients than the scans given hold "
-                    f"({', '.join(sorted(other))}: on one side only); give the scans that it was "
-                    "scored on, or choose another --out folder without --restore"
-                )
+def _check_tested(folder: Path, patients: list[str]) -> None:
+    """Refuse a finished unit of other test patients: scores are compared patient by patient."""
+    for outputs in stored_result(folder)["scores"].values():
+        if other := set(outputs[""]["patients"]) ^ set(patients):
+            raise FedM2CTError(
+                f"{folder}: was scored on other test patients than the scans given hold "
+                f"({', '.join(sorted(other))}: on one side only); give the scans that it was "
+                "scored on, or choose another --out folder without --restore"
+            )
 
 
 @contextmanager
