@@ -1,12 +1,14 @@
 """A site that joins later: what it starts from, and that it trains on its own slices only."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from fedm2ct.config import ConfigError
+from fedm2ct.errors import FedM2CTError
 from fedm2ct.evaluation.metrics import FULL_RANGE_HU, psnr
 from fedm2ct.federation.methods.fedm2ct import build
 from fedm2ct.federation.methods.setup import Setup
@@ -14,6 +16,7 @@ from fedm2ct.model.prompt import condition_vector
 from fedm2ct.model.start import analytical_input
 from fedm2ct.pipeline import newcomer
 from fedm2ct.pipeline.assess import to_hu
+from fedm2ct.pipeline.benchmark import Benchmark
 from fedm2ct.pipeline.newcomer import COUNTS, choose_prompt, join_all, joined_config, last_shared
 from fedm2ct.pipeline.prepare import acquire_tests, read_cohort, site_protocols
 from fedm2ct.pipeline.settings import load_setting
@@ -118,6 +121,26 @@ def test_it_joins_once(out, capsys):
     before = path.stat().st_mtime_ns
     assert run(out, "--methods", "fedm2ct") == 0
     assert path.stat().st_mtime_ns == before
+
+
+def test_units_that_the_site_has_still_to_join_are_not_kept(out, tmp_path, two_sites):
+    shutil.copytree(out / "run", tmp_path / "run")
+    bench = Benchmark(two_sites("unseen", "tiny", phantoms=True), tmp_path)
+    assert set(bench.units()["units"]) == {f"{method}/0" for method in METHODS}
+    (tmp_path / "run" / "ditto" / "seed-0" / "newcomer.json").unlink()
+    assert set(bench.units()["units"]) == {f"{method}/0" for method in METHODS if method != "ditto"}
+    assert "ditto" in bench.finished()
+
+
+def test_no_site_joins_a_unit_without_a_model(out, tmp_path, two_sites):
+    setting = two_sites("unseen", "tiny", phantoms=True)
+    shutil.copytree(out / "run", tmp_path / "run")
+    folder = tmp_path / "run" / "ditto" / "seed-0"
+    (folder / "newcomer.json").unlink()
+    shutil.rmtree(folder / "checkpoints")
+    config = setting.config.model_copy(update={"methods": ["ditto"], "seeds": [0]})
+    with pytest.raises(FedM2CTError, match=f"{folder}: has no checkpoint .* remove the folder"):
+        join_all(config, setting.newcomer, tmp_path / "run", 1, print)
 
 
 def test_a_patient_of_the_training_may_not_join(out, two_sites):

@@ -124,8 +124,19 @@ class Benchmark:
         }
 
     def units(self) -> dict[str, Any]:
-        """Return every finished unit, for `fedm2ct.pipeline.benchmark_units.unpack`."""
-        return packed(self.run, self.finished())
+        """Return every finished unit, for `fedm2ct.pipeline.benchmark_units.unpack`.
+
+        One that the setting's newcomer has still to join is left out: that takes its models, and
+        there are none among what is kept.
+        """
+        site = self.setting.newcomer
+        return packed(
+            self.run,
+            {
+                method: [s for s in seeds if site is None or self._joined(site, method, s)]
+                for method, seeds in self.finished().items()
+            },
+        )
 
     def _newcomer(self, finished: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
         """Return the scores of the site that has joined, where the setting has one."""

@@ -22,6 +22,7 @@ import torch
 
 from fedm2ct.config import ConfigError, RunConfig, SiteConfig, parse_config
 from fedm2ct.device import compute_device
+from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.federation.method import ClientHalf, State
 from fedm2ct.federation.methods import METHODS
@@ -159,8 +160,18 @@ def last_shared(folder: Path) -> State:
     """Return the shared parameters that a unit ended with; none where it shares nothing.
 
     A pooled network is shared in this sense, though it never travelled.
+
+    Raises
+    ------
+    FedM2CTError
+        When the folder has no checkpoint, as that of a restored unit.
     """
     checkpoints = RoundFiles(folder / "checkpoints", "round")
+    if not checkpoints.rounds():
+        raise FedM2CTError(
+            f"{folder}: has no checkpoint (a restored unit has none), so no site can join it; "
+            "remove the folder to train it again"
+        )
     tensors, _ = load_tensors(checkpoints.path(checkpoints.rounds()[-1]))
     shared = parameters_of(part_of(tensors, "shared/"))
     pool = RoundFiles(folder / "sites" / MEMBER, "private")
