@@ -118,8 +118,11 @@ def join_unit(
     """Score the newcomer with each number of slices; plain values in, ``newcomer.json`` out."""
     parsed, site = parse_config(config), SiteConfig(**newcomer)
     joined, folder = joined_config(parsed, site), unit_folder(Path(run), method, seed)
-    scores = {}
-    with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
+    scores, starts = {}, Path(cohort) / "starts"
+    with (
+        warnings_to(lambda text: on_event({"event": "warning", "reason": text})),
+        starts_kept_in(starts),
+    ):
         slices = stored_cohort(joined, Path(cohort))
         shared = {} if method in CONVENTIONAL else last_shared(folder)
         known = [protocol_from_dict(p) for p in read_manifest(Path(run))["protocols"].values()]
@@ -128,8 +131,7 @@ def join_unit(
         data, patients = acquire_tests(tests, protocol, site.name, seed)
         for count in COUNTS:
             reconstructor = _joined(joined, slices, method, seed, shared, count, known)
-            with starts_kept_in(Path(cohort) / "starts"):
-                _, scored = assess({"": reconstructor}, data, protocol, patients, joined.window)
+            _, scored = assess({"": reconstructor}, data, protocol, patients, joined.window)
             scores[str(count)] = asdict(scored[""])
             on_event({"event": "note", "text": f"{site.name} joins {method} with {count} slices"})
     result = {"scores": scores, "joined": _fingerprint(parsed, site, method)}
