@@ -118,10 +118,10 @@ def join_unit(
     """Score the newcomer with each number of slices; plain values in, ``newcomer.json`` out."""
     parsed, site = parse_config(config), SiteConfig(**newcomer)
     joined, folder = joined_config(parsed, site), unit_folder(Path(run), method, seed)
-    scores, starts = {}, Path(cohort) / "starts"
+    scores = {}
     with (
         warnings_to(lambda text: on_event({"event": "warning", "reason": text})),
-        starts_kept_in(starts),
+        starts_kept_in(Path(cohort) / "starts"),
     ):
         slices = stored_cohort(joined, Path(cohort))
         shared = {} if method in CONVENTIONAL else last_shared(folder)
@@ -169,12 +169,13 @@ def last_shared(folder: Path) -> State:
         When the folder has no checkpoint, as that of a restored unit.
     """
     checkpoints = RoundFiles(folder / "checkpoints", "round")
-    if not checkpoints.rounds():
+    rounds = checkpoints.rounds()
+    if not rounds:
         raise FedM2CTError(
             f"{folder}: has no checkpoint (a restored unit has none), so no site can join it; "
             "remove the folder to train it again"
         )
-    tensors, _ = load_tensors(checkpoints.path(checkpoints.rounds()[-1]))
+    tensors, _ = load_tensors(checkpoints.path(rounds[-1]))
     shared = parameters_of(part_of(tensors, "shared/"))
     pool = RoundFiles(folder / "sites" / MEMBER, "private")
     if shared or not pool.rounds():
