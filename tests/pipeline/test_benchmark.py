@@ -10,10 +10,12 @@ from fedm2ct.federation.jobs import JobError
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.pipeline.benchmark import Benchmark
 from fedm2ct.pipeline.benchmark_scores import Costs, scores_of
-from fedm2ct.pipeline.benchmark_units import unpack
+from fedm2ct.pipeline.benchmark_units import timed_on, unpack
 from fedm2ct.pipeline.conventional import CONVENTIONAL
+from fedm2ct.pipeline.unit import unit_folder
 from fedm2ct.report.benchmark_page import benchmark_page
 from fedm2ct.report.style import label
+from fedm2ct.report.tables import MISSING
 
 from ..runs import cli, leftovers, run_jobs_here, weights
 
@@ -136,11 +138,56 @@ def test_the_record_and_the_page_say_where_units_were_made(whole):
     assert here["machine"].items() <= record["machine"].items()
     page = benchmark_page(record)
     assert f"Units: {units} on {here['machine']['cpu']} (" in page
-    assert "unlike processors" not in page
+    assert "They are of the units" not in page
+    assert record["timed_on"] == here["machine"]
     there = {**here, "units": 5, "machine": {**here["machine"], "cpu": "Another", "gpu": "A card"}}
     page = benchmark_page(record | {"from": [here, there]})
     assert f"; 5 on Another ({here['machine']['cores']} cores, A card), {here['date']}, " in page
-    assert f"unlike processors: {', '.join(sorted(['Another', here['machine']['cpu']]))}." in page
+    assert f"They are of the units made on {here['machine']['cpu']} (" in page
+    page = benchmark_page(record | {"from": [here, there], "timed_on": None})
+    assert "They are of the units made on a machine that they do not name alone." in page
+
+
+def test_seconds_of_unlike_machines_are_not_averaged(tmp_path, two_sites):
+    setting = two_sites("all-in-one", "tiny", phantoms=True)
+    card = {"cpu": "X", "cores": 16, "gpu": "A card"}
+
+    def made(method, seed, machine, seconds, day=1):
+        folder = unit_folder(tmp_path / "run", method, seed)
+        folder.mkdir(parents=True)
+        place = {"machine": machine, "date": f"2026-01-{day:02d}"} if machine else None
+        (folder / "result.json").write_text(json.dumps({"from": place} if place else {}))
+        line = {"event": "round", "round": 1, "seconds": seconds, "bytes_up": 6, "bytes_down": 2}
+        lines = [{**line, "site": site} for site in ("A", "server")]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
+
+    made("local", 0, {**card, "gpu": None}, 10.0, day=2)
+    made("fedavg", 0, {**card, "gpu": None}, 20.0, day=2)
+    made("local", 1, card, 1.0, day=3)
+    made("fedavg", 1, card, 2.0, day=3)
+    made("local", 2, card, 1.0, day=3)
+    finished = {"local": [0, 1, 2], "fedavg": [0, 1]}
+    earliest = timed_on(tmp_path / "run", finished)
+    assert earliest == {**card, "gpu": None}  # as many methods as on the card
+    bench = Benchmark(setting, tmp_path)
+    assert bench.costs("local", [0, 1, 2], earliest).seconds == 20.0
+    assert bench.costs("local", [0, 1, 2], card).seconds == 2.0
+    assert bench.costs("local", [0, 1, 2], card).bytes_up == 6
+    made("tv", 0, card, 0.5, day=3)
+    finished["tv"] = [0]
+    assert timed_on(tmp_path / "run", finished) == card
+    assert bench.costs("tv", [0], earliest).seconds is None
+    made("sirt", 0, None, 0.5)
+    made("fbp", 0, None, 0.5)
+    assert timed_on(tmp_path / "run", {"sirt": [0], "fbp": [0], "tv": [0]}) is None
+
+
+def test_a_method_without_a_timed_unit_has_no_seconds_on_the_page(whole):
+    record = record_of(whole)
+    record["methods"]["fedavg"]["costs"]["seconds"] = None
+    costs = benchmark_page(record).split("## Cost")[1].split("## ")[0]
+    (row,) = [line for line in costs.splitlines() if line.startswith("| FedAvg |")]
+    assert row.endswith(f"| {MISSING} |")
 
 
 def test_units_made_elsewhere_keep_their_place(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from fedm2ct.federation.jobs import JobError
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.benchmark_scores import Costs, Results, newcomer_scores, scores_of
-from fedm2ct.pipeline.benchmark_units import origins, packed
+from fedm2ct.pipeline.benchmark_units import made_on, origins, packed, timed_on
 from fedm2ct.pipeline.manifest import read_manifest
 from fedm2ct.pipeline.newcomer import join_all, joined_scores
 from fedm2ct.pipeline.notices import warnings_to
@@ -105,7 +105,8 @@ class Benchmark:
             for method, seeds in finished.items()
         }
         unpaired = sorted(unpaired_sites(config))
-        costs = {method: self.costs(method, seeds) for method, seeds in finished.items()}
+        timed = timed_on(self.run, finished)
+        costs = {method: self.costs(method, seeds, timed) for method, seeds in finished.items()}
         made = provenance()
         made["machine"]["workers"] = self.workers
         return {
@@ -115,6 +116,7 @@ class Benchmark:
             "command": self.setting.command,
             **made,
             "from": origins(self.run, finished),
+            "timed_on": timed,
             "config": without_folders(config.model_dump(mode="json", exclude=_OF_A_CALL)),
             "tuned": {m: dict(values) for m, values in self.tuned.items() if m in finished},
             "patients": manifest["patients"],
@@ -168,14 +170,20 @@ class Benchmark:
     def _is_finished(self, method: str, seed: int) -> bool:
         return is_finished(self.setting.config, method, unit_folder(self.run, method, seed))
 
-    def costs(self, method: str, seeds: Sequence[int]) -> Costs:
-        """Return what a unit costs: means over seeds, all sites and the server together."""
-        rounds = [
-            [e for e in self._log(method, seed) if e.get("event") == "round"] for seed in seeds
-        ]
-        server = [e for lines in rounds for e in lines if e["site"] == "server"]
+    def costs(self, method: str, seeds: Sequence[int], timed_on: dict[str, Any] | None) -> Costs:
+        """Return what a unit costs: means over seeds, all sites and the server together.
+
+        Seconds are of the units made on the machine `timed_on` alone.
+        """
+        rounds = {
+            seed: [e for e in self._log(method, seed) if e.get("event") == "round"]
+            for seed in seeds
+        }
+        server = [e for lines in rounds.values() for e in lines if e["site"] == "server"]
+        timed = [lines for s, lines in rounds.items() if made_on(self.run, method, s) == timed_on]
+        seconds = sum(e["seconds"] for lines in timed for e in lines)
         return Costs(
-            seconds=sum(e["seconds"] for lines in rounds for e in lines) / len(seeds),
+            seconds=seconds / len(timed) if timed else None,
             rounds=len(server) // len(seeds),
             bytes_up=sum(e["bytes_up"] for e in server) / len(seeds),
             bytes_down=sum(e["bytes_down"] for e in server) / len(seeds),

@@ -27,9 +27,12 @@ COMPARED = ("psnr_db", "ssim", "rmse_hu")
 
 @dataclass(frozen=True)
 class Costs:
-    """What a unit costs: seconds of work, rounds, and bytes of all rounds and sites."""
+    """What a unit costs: seconds of work, rounds, and bytes of all rounds and sites.
 
-    seconds: float
+    There are no seconds where none of a method's units is of the machine whose seconds count.
+    """
+
+    seconds: float | None
     rounds: int
     bytes_up: float
     bytes_down: float

@@ -65,6 +65,31 @@ def origins(run: Path, finished: Mapping[str, Sequence[int]]) -> list[dict[str, 
     return sorted(counted, key=lambda place: place["date"])
 
 
+def timed_on(run: Path, finished: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
+    """Return the machine whose seconds count: that of most methods, the earliest of equal ones.
+
+    Seconds of unlike machines have no mean. None stands for the units that do not say where they
+    were made.
+    """
+    methods: dict[str, set[str]] = {}
+    since: dict[str, str] = {}
+    for method, seeds in finished.items():
+        for seed in seeds:
+            place = stored_result(unit_folder(run, method, seed)).get("from", {})
+            machine, date = json.dumps(place.get("machine"), sort_keys=True), place.get("date", "")
+            methods.setdefault(machine, set()).add(method)
+            since[machine] = min(since.get(machine, date), date)
+    chosen = min(methods, key=lambda machine: (-len(methods[machine]), since[machine]))
+    found: dict[str, Any] | None = json.loads(chosen)
+    return found
+
+
+def made_on(run: Path, method: str, seed: int) -> dict[str, Any] | None:
+    """Return the machine that a finished unit was made on; None where the unit does not say."""
+    found: dict[str, Any] = stored_result(unit_folder(run, method, seed)).get("from", {})
+    return found.get("machine")
+
+
 def unpack(file: Path, run: Path) -> int:
     """Put units into a run's folder where it has none; return how many were put there.
 

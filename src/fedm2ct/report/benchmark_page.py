@@ -67,6 +67,11 @@ def _origins(record: Record) -> list[str]:
     return [f"Units: {'; '.join(places)}."] if places else []
 
 
+def _timed_on(record: Record) -> str:
+    machine = record["timed_on"]
+    return "a machine that they do not name" if machine is None else _machine({"machine": machine})
+
+
 def _machine(place: Mapping[str, Any]) -> str:
     machine = place["machine"]
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
@@ -223,14 +228,13 @@ def _costs(record: Record) -> list[str]:
                 f"{costs['bytes_up'] / rounds / 1e6:.2f}",
                 f"{costs['bytes_down'] / rounds / 1e6:.2f}",
                 f"{(costs['bytes_up'] + costs['bytes_down']) / 1e6:.1f}",
-                f"{costs['seconds']:.0f}",
+                _number(costs["seconds"], 0),
             ]
         )
     head = ["Method", "MB up a round", "MB down a round", "MB in all", "Seconds a seed"]
     note = "All sites together. Seconds are of training, validation and the server, one thread."
-    processors = {place["machine"]["cpu"] for place in record["from"]}
-    if len(processors) > 1:
-        note += f" They are means over units of unlike processors: {', '.join(sorted(processors))}."
+    if len({_machine(place) for place in record["from"]}) > 1:
+        note += f" They are of the units made on {_timed_on(record)} alone."
     return [note, "", *_table(head, rows)]
 
 
