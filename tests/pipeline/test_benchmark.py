@@ -8,6 +8,7 @@ import pytest
 from fedm2ct.evaluation.statistics import bootstrap_mean, holm, paired_wilcoxon
 from fedm2ct.federation.jobs import JobError
 from fedm2ct.federation.methods import METHODS
+from fedm2ct.model.start import iterative
 from fedm2ct.pipeline.benchmark import Benchmark
 from fedm2ct.pipeline.benchmark_scores import Costs, scores_of
 from fedm2ct.pipeline.benchmark_units import timed_on, unpack
@@ -197,6 +198,20 @@ def test_units_made_elsewhere_keep_their_place(tmp_path, monkeypatch):
     assert benchmark(tmp_path, "--methods", "fbp,sirt") == 0
     assert [p["machine"] == elsewhere for p in record_of(tmp_path)["from"]] == [False, True]
     assert [p["units"] for p in record_of(tmp_path)["from"]] == [1, 1]
+
+
+def test_methods_share_what_their_networks_start_from(tmp_path, monkeypatch):
+    made = []
+
+    def counted(*arguments):
+        made.append(arguments)
+        return iterative(*arguments)
+
+    monkeypatch.setattr("fedm2ct.model.start.iterative", counted)
+    assert benchmark(tmp_path / "alone", "--methods", "local") == 0
+    alone = len(made)
+    assert benchmark(tmp_path / "beside", "--methods", "local,fedavg") == 0
+    assert len(made) == 2 * alone > 0
 
 
 def test_collect_trains_nothing(tmp_path, capsys):

@@ -87,14 +87,16 @@ def run_unit(
     """
     parsed = parse_config(config)
     folder = unit_folder(Path(run), method, seed)
-    with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
-        slices, starts = stored_cohort(parsed, Path(cohort)), Path(cohort) / "starts"
+    with (
+        warnings_to(lambda text: on_event({"event": "warning", "reason": text})),
+        starts_kept_in(Path(cohort) / "starts"),
+    ):
+        slices = stored_cohort(parsed, Path(cohort))
         if method in CONVENTIONAL:
             set_up(slices, method, seed, folder)
         else:
-            train(parsed, slices, method, seed, folder, resume, on_event, starts)
-        with starts_kept_in(starts):
-            finish(parsed, slices, method, seed, Path(run))
+            train(parsed, slices, method, seed, folder, resume, on_event)
+        finish(parsed, slices, method, seed, Path(run))
     on_event({"event": "unit-done", "before": False})
 
 
@@ -106,22 +108,20 @@ def train(
     folder: Path,
     resume: bool,
     on_event: Emit,
-    starts: Path | None = None,
 ) -> None:
-    """Train a method and write every site's best model; `starts` keeps what units share."""
+    """Train a method and write every site's best model."""
     setup = Setup(config, site_tasks(cohort, seed), seed, cohort.public(), compute_device())
-    with starts_kept_in(starts):
-        halves: Halves = build_halves(method, setup)
-        run_method(
-            halves.server,
-            halves.clients,
-            config.training.rounds,
-            folder,
-            resume=resume,
-            seed=seed,
-            fingerprint=unit_fingerprint(config, method),
-            on_event=on_event,
-        )
+    halves: Halves = build_halves(method, setup)
+    run_method(
+        halves.server,
+        halves.clients,
+        config.training.rounds,
+        folder,
+        resume=resume,
+        seed=seed,
+        fingerprint=unit_fingerprint(config, method),
+        on_event=on_event,
+    )
     for name, trainer in halves.trainers.items():
         path = folder / "sites" / name / "model.safetensors"
         save_model(trainer.model, trainer.best, path)
