@@ -1,9 +1,12 @@
 """What several folders of tests share: patients on disk and one finished run."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
+
+from fedm2ct.pipeline.settings import load_setting
 
 from .runs import cli, run_jobs_here, write_config, write_patients
 from .tiny import scan
@@ -41,6 +44,21 @@ def small_phantoms():
             lambda name: scan(name, int(name.rpartition("-")[2]), slices=24),
         )
         yield
+
+
+@pytest.fixture(scope="session")
+def two_sites():
+    """Leave sites A and E, low mAs and limited angle, of every setting: the others take time."""
+
+    def fewer(*arguments, **options):
+        setting = load_setting(*arguments, **options)
+        sites = [site for site in setting.config.sites if site.name in ("A", "E")]
+        config = setting.config.model_copy(update={"sites": sites})
+        return replace(setting, config=config)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedm2ct.pipeline.settings.load_setting", fewer)
+        yield fewer
 
 
 @pytest.fixture(scope="session")

@@ -251,7 +251,8 @@ def test_the_command_needs_a_configuration():
         ablation.run(ablation._parser().parse_args([]))
 
 
-def test_a_setting_is_tested_on_its_validation_patients(tmp_path, monkeypatch, one_thread, capsys):
+@pytest.mark.usefixtures("one_thread", "small_phantoms", "two_sites")
+def test_a_setting_is_tested_on_its_validation_patients(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "run_jobs", in_this_process)
     monkeypatch.setattr(
         setting_options,
