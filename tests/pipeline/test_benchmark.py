@@ -11,7 +11,7 @@ from fedm2ct.federation.methods import METHODS
 from fedm2ct.model.start import iterative
 from fedm2ct.pipeline.benchmark import Benchmark
 from fedm2ct.pipeline.benchmark_scores import Costs, scores_of
-from fedm2ct.pipeline.benchmark_units import timed_on, unpack
+from fedm2ct.pipeline.benchmark_units import places, timed_on, unpack
 from fedm2ct.pipeline.conventional import CONVENTIONAL
 from fedm2ct.pipeline.unit import unit_folder
 from fedm2ct.report.benchmark_page import benchmark_page
@@ -167,20 +167,20 @@ def test_seconds_of_unlike_machines_are_not_averaged(tmp_path, two_sites):
     made("local", 1, card, 1.0, day=3)
     made("fedavg", 1, card, 2.0, day=3)
     made("local", 2, card, 1.0, day=3)
-    finished = {"local": [0, 1, 2], "fedavg": [0, 1]}
-    earliest = timed_on(tmp_path / "run", finished)
+    found = places(tmp_path / "run", {"local": [0, 1, 2], "fedavg": [0, 1]})
+    earliest = timed_on(found)
     assert earliest == {**card, "gpu": None}  # as many methods as on the card
     bench = Benchmark(setting, tmp_path)
-    assert bench.costs("local", [0, 1, 2], earliest).seconds == 20.0
-    assert bench.costs("local", [0, 1, 2], card).seconds == 2.0
-    assert bench.costs("local", [0, 1, 2], card).bytes_up == 6
+    assert bench.costs("local", found["local"], earliest).seconds == 20.0
+    assert bench.costs("local", found["local"], card).seconds == 2.0
+    assert bench.costs("local", found["local"], card).bytes_up == 6
     made("tv", 0, card, 0.5, day=3)
-    finished["tv"] = [0]
-    assert timed_on(tmp_path / "run", finished) == card
-    assert bench.costs("tv", [0], earliest).seconds is None
+    found |= places(tmp_path / "run", {"tv": [0]})
+    assert timed_on(found) == card
+    assert bench.costs("tv", found["tv"], earliest).seconds is None
     made("sirt", 0, None, 0.5)
     made("fbp", 0, None, 0.5)
-    assert timed_on(tmp_path / "run", {"sirt": [0], "fbp": [0], "tv": [0]}) is None
+    assert timed_on(places(tmp_path / "run", {"sirt": [0], "fbp": [0], "tv": [0]})) is None
 
 
 def test_a_method_without_a_timed_unit_has_no_seconds_on_the_page(whole):

@@ -18,7 +18,7 @@ from fedm2ct.federation.jobs import JobError
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.benchmark_scores import Costs, Results, newcomer_scores, scores_of
-from fedm2ct.pipeline.benchmark_units import made_on, origins, packed, timed_on
+from fedm2ct.pipeline.benchmark_units import origins, packed, places, timed_on
 from fedm2ct.pipeline.manifest import read_manifest
 from fedm2ct.pipeline.newcomer import join_all, joined_scores
 from fedm2ct.pipeline.notices import warnings_to
@@ -105,8 +105,9 @@ class Benchmark:
             for method, seeds in finished.items()
         }
         unpaired = sorted(unpaired_sites(config))
-        timed = timed_on(self.run, finished)
-        costs = {method: self.costs(method, seeds, timed) for method, seeds in finished.items()}
+        made_at = places(self.run, finished)
+        timed = timed_on(made_at)
+        costs = {method: self.costs(method, found, timed) for method, found in made_at.items()}
         made = provenance()
         made["machine"]["workers"] = self.workers
         return {
@@ -115,7 +116,7 @@ class Benchmark:
             "title": self.setting.title,
             "command": self.setting.command,
             **made,
-            "from": origins(self.run, finished),
+            "from": origins(made_at),
             "timed_on": timed,
             "config": without_folders(config.model_dump(mode="json", exclude=_OF_A_CALL)),
             "tuned": {m: dict(values) for m, values in self.tuned.items() if m in finished},
@@ -170,23 +171,28 @@ class Benchmark:
     def _is_finished(self, method: str, seed: int) -> bool:
         return is_finished(self.setting.config, method, unit_folder(self.run, method, seed))
 
-    def costs(self, method: str, seeds: Sequence[int], timed_on: dict[str, Any] | None) -> Costs:
+    def costs(
+        self,
+        method: str,
+        made_at: Mapping[int, Mapping[str, Any]],
+        machine: Mapping[str, Any] | None,
+    ) -> Costs:
         """Return what a unit costs: means over seeds, all sites and the server together.
 
-        Seconds are of the units made on the machine `timed_on` alone.
+        `made_at` says where each seed's unit was made. Seconds are of those of `machine` alone.
         """
         rounds = {
             seed: [e for e in self._log(method, seed) if e.get("event") == "round"]
-            for seed in seeds
+            for seed in made_at
         }
         server = [e for lines in rounds.values() for e in lines if e["site"] == "server"]
-        timed = [lines for s, lines in rounds.items() if made_on(self.run, method, s) == timed_on]
+        timed = [rounds[seed] for seed, at in made_at.items() if at.get("machine") == machine]
         seconds = sum(e["seconds"] for lines in timed for e in lines)
         return Costs(
             seconds=seconds / len(timed) if timed else None,
-            rounds=len(server) // len(seeds),
-            bytes_up=sum(e["bytes_up"] for e in server) / len(seeds),
-            bytes_down=sum(e["bytes_down"] for e in server) / len(seeds),
+            rounds=len(server) // len(made_at),
+            bytes_up=sum(e["bytes_up"] for e in server) / len(made_at),
+            bytes_down=sum(e["bytes_down"] for e in server) / len(made_at),
         )
 
     def _log(self, method: str, seed: int) -> list[Event]:

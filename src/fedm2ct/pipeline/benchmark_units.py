@@ -19,6 +19,8 @@ from fedm2ct.pipeline.unit import stored_result, unit_folder
 FORMAT = 1
 _DIGITS = 6
 _COSTS = ("event", "round", "site", "seconds", "bytes_up", "bytes_down")
+Places = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""Where units were made, by method and seed."""
 
 
 def packed(run: Path, finished: Mapping[str, Sequence[int]]) -> dict[str, Any]:
@@ -51,21 +53,28 @@ def _unit(folder: Path) -> dict[str, Any]:
     }
 
 
-def origins(run: Path, finished: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
-    """Return where finished units were made: day, commit, machine, and how many ``units``.
+def places(
+    run: Path, finished: Mapping[str, Sequence[int]]
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return where every finished unit was made: day, commit and machine, by method and seed.
 
-    Units of a version that did not store it are not counted.
+    A unit of a version that did not store it has an empty place.
     """
-    results = (
-        stored_result(unit_folder(run, m, s)) for m, seeds in finished.items() for s in seeds
-    )
-    places = [result["from"] for result in results if "from" in result]
-    distinct = [place for k, place in enumerate(places) if place not in places[:k]]
-    counted = [{**place, "units": places.count(place)} for place in distinct]
+    return {
+        method: {s: stored_result(unit_folder(run, method, s)).get("from", {}) for s in seeds}
+        for method, seeds in finished.items()
+    }
+
+
+def origins(found: Places) -> list[dict[str, Any]]:
+    """Return the distinct places, each with how many ``units`` it has; empty ones do not count."""
+    made = [place for by_seed in found.values() for place in by_seed.values() if place]
+    distinct = [place for k, place in enumerate(made) if place not in made[:k]]
+    counted = [{**place, "units": made.count(place)} for place in distinct]
     return sorted(counted, key=lambda place: place["date"])
 
 
-def timed_on(run: Path, finished: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
+def timed_on(found: Places) -> dict[str, Any] | None:
     """Return the machine whose seconds count: that of most methods, the earliest of equal ones.
 
     Seconds of unlike machines have no mean. None stands for the units that do not say where they
@@ -73,21 +82,14 @@ def timed_on(run: Path, finished: Mapping[str, Sequence[int]]) -> dict[str, Any]
     """
     methods: dict[str, set[str]] = {}
     since: dict[str, str] = {}
-    for method, seeds in finished.items():
-        for seed in seeds:
-            place = stored_result(unit_folder(run, method, seed)).get("from", {})
+    for method, by_seed in found.items():
+        for place in by_seed.values():
             machine, date = json.dumps(place.get("machine"), sort_keys=True), place.get("date", "")
             methods.setdefault(machine, set()).add(method)
             since[machine] = min(since.get(machine, date), date)
     chosen = min(methods, key=lambda machine: (-len(methods[machine]), since[machine]))
-    found: dict[str, Any] | None = json.loads(chosen)
-    return found
-
-
-def made_on(run: Path, method: str, seed: int) -> dict[str, Any] | None:
-    """Return the machine that a finished unit was made on; None where the unit does not say."""
-    found: dict[str, Any] = stored_result(unit_folder(run, method, seed)).get("from", {})
-    return found.get("machine")
+    machine_of_most: dict[str, Any] | None = json.loads(chosen)
+    return machine_of_most
 
 
 def unpack(file: Path, run: Path) -> int:

@@ -61,7 +61,8 @@ def _about(record: Record) -> list[str]:
 def _origins(record: Record) -> list[str]:
     """Say where and when the units were made."""
     places = [
-        f"{place['units']} on {_machine(place)}, {place['date']}, commit {_commit(place)}"
+        f"{place['units']} on {_machine(place['machine'])}, {place['date']}, "
+        f"commit {_commit(place)}"
         for place in record["from"]
     ]
     return [f"Units: {'; '.join(places)}."] if places else []
@@ -69,11 +70,10 @@ def _origins(record: Record) -> list[str]:
 
 def _timed_on(record: Record) -> str:
     machine = record["timed_on"]
-    return "a machine that they do not name" if machine is None else _machine({"machine": machine})
+    return "a machine that they do not name" if machine is None else _machine(machine)
 
 
-def _machine(place: Mapping[str, Any]) -> str:
-    machine = place["machine"]
+def _machine(machine: Mapping[str, Any]) -> str:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     return f"{machine['cpu']} ({machine['cores']} cores{gpu})"
 
@@ -233,7 +233,7 @@ def _costs(record: Record) -> list[str]:
         )
     head = ["Method", "MB up a round", "MB down a round", "MB in all", "Seconds a seed"]
     note = "All sites together. Seconds are of training, validation and the server, one thread."
-    if len({_machine(place) for place in record["from"]}) > 1:
+    if len({_machine(place["machine"]) for place in record["from"]}) > 1:
         note += f" They are of the units made on {_timed_on(record)} alone."
     return [note, "", *_table(head, rows)]
 
