@@ -10,7 +10,9 @@ FULL = "full"
 TWO_WAY_LAMBDA = 0.3
 RAMP_ROUNDS = 4
 LONGER = 3
+BUSY = 5
 _LONG = f"{LONGER} times as many rounds"
+_BUSY = f"the server trains {BUSY} times as long"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,10 @@ def _longer(base: RunConfig) -> Changes:
     return {"training": for_rounds(base.training, LONGER * base.training.rounds)}
 
 
+def _busy_server(base: RunConfig) -> Changes:
+    return {"fedm2ct": {"meta_steps": BUSY * base.fedm2ct.meta_steps}}
+
+
 def _private(base: RunConfig) -> dict[str, Variant]:
     """Take another private network, or let it see something else."""
     model = base.model
@@ -148,6 +154,7 @@ def _meta(base: RunConfig) -> dict[str, Variant]:
     }
     return {
         **found,
+        "busy-server": Variant(_BUSY, changes=_busy_server(base)),
         "alpha-half": _own("alpha fixed at 0.5, not searched", alpha=0.5),
         "own-validation": _own("sites validate on their own slices only", public_validation=False),
         "own-training" if base.fedm2ct.public_training else "public-training": _own(
@@ -210,6 +217,7 @@ def _rivals(base: RunConfig) -> dict[str, Variant]:
         "fedper": Variant("FedPer (FedAvg, learned private projection)", "fedper"),
         "sc3fl": Variant("3SC-FL", "sc3fl"),
         "sc3fl-long": Variant(f"3SC-FL, {_LONG}", "sc3fl", _longer(base)),
+        "sc3fl-busy-server": Variant(f"3SC-FL, {_BUSY}", "sc3fl", _busy_server(base)),
         "pooled": Variant("pooled and prompted (the scans in one place)", "pooled"),
     }
     plain = {v.method: v.config(base) for v in found.values() if not v.changes}
