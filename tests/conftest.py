@@ -1,6 +1,7 @@
 """What several folders of tests share: patients on disk and one finished run."""
 
 import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,10 @@ from .tiny import scan
 # are first imported, which is at the first use.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, which some of them send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,15 @@ PROTOCOLS = {"A": FAN, "B": PARALLEL}
 
 def scan(name: str, seed: int, slices: int = 5) -> Scan:
     """Return a stack of random bodies on 32 x 32 pixels of 12.5 mm."""
-    grid = ImageGrid(32, 32, 12.5)
-    bodies = [abdomen_like(generator(seed, name, index)) for index in range(slices)]
-    hu = np.stack([relative_to_hu(ellipse_image(body, grid)[0, 0].numpy()) for body in bodies])
-    return Scan(hu.astype(np.float32), (5.0, 12.5, 12.5), name, name, {})
+    hu = np.stack([_body(name, seed, index) for index in range(slices)])
+    return Scan(hu, (5.0, 12.5, 12.5), name, name, {})
+
+
+@cache
+def _body(name: str, seed: int, index: int) -> np.ndarray:
+    body = abdomen_like(generator(seed, name, index))
+    image = ellipse_image(body, ImageGrid(32, 32, 12.5))[0, 0].numpy()
+    return relative_to_hu(image).astype(np.float32)
 
 
 def paired(protocol: Protocol, seed: int, slices: int = 4) -> PairedData:

@@ -162,7 +162,8 @@ def end_of(folder):
 def context():
     """Processes that fork from one that has imported everything, and computed nothing."""
     made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["tests.faults.test_sigkill"])
+    # torch's optimisers import torch._dynamo when the first is made, which takes seconds
+    made.set_forkserver_preload(["tests.faults.test_sigkill", "torch._dynamo"])
     return made
 
 
