@@ -1,78 +1,110 @@
 """Planted lesions of a benchmark in, benchmarks/results/lesions-NAME.json and a page of docs out.
 
-    fedm2ct benchmark all-in-one --size small ... --out DIR
-    fedm2ct lesions DIR/run --methods tv,local,fedavg,fedm2ct
-    python benchmarks/lesions.py DIR            # DIR/results.json and DIR/run/lesions.json
+    fedm2ct benchmark all-in-one --size small ... --seeds 0,1 --out DIR
+    fedm2ct lesions DIR/run --methods tv,local,fedavg,fedm2ct --seed 1
+    python benchmarks/lesions.py DIR       # takes DIR/run/lesions.json into the record, as seed 1's
     python benchmarks/lesions.py --page-only NAME
 
-NAME is the benchmark's setting and size, as in ``all-in-one-small``.
+NAME is the benchmark's setting and size, as in ``all-in-one-small``. The record holds what the page
+shows of each seed, so that seeds may be added one by one, from runs on other machines too; a seed
+that it has already is replaced. PSNR and residual are the published benchmark's, all its seeds.
 """
 
 import argparse
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedm2ct.files import write_atomically
+from fedm2ct.pipeline.benchmark_units import origins, places
 from fedm2ct.report.style import label, ordered
 
 HERE = Path(__file__).parent
 RESULTS, DOCS = HERE / "results", HERE.parent / "docs"
+Record = dict[str, Any]
 
 
-def condensed(benchmark: dict[str, Any], lesions: dict[str, Any]) -> dict[str, Any]:
-    """Return what the page shows: contrasts by site and kind beside PSNR and residual.
+def of_seed(lesions: Record, run: Path) -> Record:
+    """Return what the page shows of one seed: contrasts by site and kind, and where models are of.
+
+    Parameters
+    ----------
+    lesions
+        What ``fedm2ct lesions`` wrote.
+    run
+        Folder of its run.
+    """
+    methods = {
+        name: {
+            site: {way: of[way] for way in ("recovered", "direct", "by_kind")}
+            for site, of in found["sites"].items()
+        }
+        for name, found in lesions["methods"].items()
+    }
+    trained = origins(places(run, {name: [lesions["seed"]] for name in methods}))
+    return {"trained": trained, "versions": lesions["versions"], "methods": methods}
+
+
+def with_seed(record: Record | None, name: str, lesions: Record, run: Path) -> Record:
+    """Return a record with what ``fedm2ct lesions`` wrote of one seed; None: it is the first.
+
+    Raises
+    ------
+    SystemExit
+        When it is of other lesions or methods than the record's other seeds.
+    """
+    about = {
+        "benchmark": name,
+        "diameters_mm": lesions["diameters_mm"],
+        "contrasts_hu": lesions["contrasts_hu"],
+        "n_lesions": {site: len(of["lesions"]) for site, of in lesions["sites"].items()},
+    }
+    seed = str(lesions["seed"])
+    seeds = {} if record is None else {k: v for k, v in record["seeds"].items() if k != seed}
+    for other, of in seeds.items():
+        unlike = [key for key, value in about.items() if record and record[key] != value]
+        unlike += ["methods"] * (set(of["methods"]) != set(lesions["methods"]))
+        if unlike:
+            raise SystemExit(
+                f"lesions.json of seed {seed} and the record's seed {other} differ in "
+                f"{', '.join(unlike)}: give `fedm2ct lesions` the same ones, or remove "
+                f"lesions-{name}.json to begin anew"
+            )
+    seeds[seed] = of_seed(lesions, run)
+    return {**about, "seeds": dict(sorted(seeds.items(), key=lambda item: int(item[0])))}
+
+
+def page(record: Record, benchmark: Record) -> str:
+    """Return the page as Markdown.
 
     Raises
     ------
     SystemExit
         When a method with lesions is not among the benchmark's results.
     """
-    missing = sorted(set(lesions["methods"]) - set(benchmark["methods"]))
+    seeds = record["seeds"]
+    found = {seed: of["methods"] for seed, of in seeds.items()}
+    names = ordered(next(iter(found.values())))
+    missing = sorted(set(names) - set(benchmark["methods"]))
     if missing:
         raise SystemExit(
-            f"results.json has no {', '.join(missing)}, which lesions.json has: run `fedm2ct "
-            "benchmark` with --collect again"
+            f"{record['benchmark']}.json has no {', '.join(missing)}, of which there are lesions: "
+            "publish the benchmark's results of them first"
         )
-    methods = {}
-    for name, found in lesions["methods"].items():
-        sites = {
-            site: {"recovered": of["recovered"], "direct": of["direct"], "by_kind": of["by_kind"]}
-            for site, of in found["sites"].items()
-        }
-        scored = benchmark["methods"][name]["mean"]
-        methods[name] = {
-            "psnr_db": scored["psnr_db"]["mean"],
-            "residual_to_truth": scored["residual_to_truth"]["mean"],
-            "sites": sites,
-        }
-    chosen = ",".join(lesions["methods"])
-    return {
-        "benchmark": f"{benchmark['setting']}-{benchmark['size']}",
-        "command": f"fedm2ct lesions runs/benchmark/{benchmark['setting']}-{benchmark['size']}/run "
-        f"--methods {chosen}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": lesions["versions"],
-        "n_patients": benchmark["n_patients"],
-        "seed": lesions["seed"],
-        "diameters_mm": lesions["diameters_mm"],
-        "contrasts_hu": lesions["contrasts_hu"],
-        "n_lesions": {site: len(of["lesions"]) for site, of in lesions["sites"].items()},
-        "methods": methods,
-    }
-
-
-def page(record: dict[str, Any]) -> str:
-    """Return the page as Markdown."""
-    methods = {name: record["methods"][name] for name in ordered(record["methods"])}
     sites = list(record["n_lesions"])
     numbers = sorted(set(record["n_lesions"].values()))
     diameters = " and ".join(f"{d:g}" for d in record["diameters_mm"])
     contrasts = " and ".join(f"{c:+g}" for c in record["contrasts_hu"])
-    kinds = list(next(iter(methods.values()))["sites"][sites[0]]["by_kind"])
+    kinds = list(next(iter(found.values()))[names[0]][sites[0]]["by_kind"])
+
+    def recovered(name: str, seed: str, kind: str | None = None) -> list[float]:
+        """Return a method's recovered contrast by site."""
+        of = [found[seed][name][site] for site in sites]
+        of = of if kind is None else [at["by_kind"][kind] for at in of]
+        return [at["recovered"]["mean"] for at in of]
+
     lines = [
         f"# Planted lesions: {record['benchmark']}",
         "",
@@ -81,57 +113,82 @@ def page(record: dict[str, Any]) -> str:
         "and how to read it: [safety.md](safety.md).",
         "",
         "```",
-        record["command"],
+        f"fedm2ct lesions runs/benchmark/{record['benchmark']}/run --methods {','.join(names)} "
+        f"--seed {next(iter(seeds))}",
+        "python benchmarks/lesions.py runs/benchmark/" + record["benchmark"],
         "```",
         "",
-        f"The run of [the benchmark's page](benchmark-{record['benchmark']}.md): discs of "
+        f"In the setting of [the benchmark's page](benchmark-{record['benchmark']}.md): discs of "
         f"{diameters} mm, {contrasts} HU, {' to '.join(map(str, numbers))} a site in test slices "
-        f"of {record['n_patients']} patients. Contrasts are of seed {record['seed']}, PSNR and "
-        f"residual of all seeds. {record['date']}, torch {record['versions']['torch']}.",
+        f"of {benchmark['n_patients']} patients, at the same places for every method and seed. "
+        f"Contrasts are means over seeds ({', '.join(seeds)}); PSNR and residual are those of the "
+        "benchmark's page.",
+        "",
+        *(
+            f"- Seed {seed}: models of {_where(of['trained'])}; torch {of['versions']['torch']}."
+            for seed, of in seeds.items()
+        ),
         "",
         "## Sites",
         "",
-        "Recovered contrast in percent, mean over a site's lesions; *direct* is the direct "
-        "contrast's mean over its standard deviation, mean over sites: below 1 a reader would not "
-        "find the lesion. Residual is relative to the truth's. \\* A reference: it gathers the "
-        "images and does not compete.",
+        "Recovered contrast in percent, mean over a site's lesions; *seeds* are the lowest and the "
+        "highest mean of a seed; *direct* is the direct contrast's mean over its standard "
+        "deviation, mean over sites: below 1 a reader would not find the lesion. Residual is "
+        "relative to the truth's. \\* A reference: it gathers the images and does not compete.",
         "",
-        f"| Method | PSNR, dB | residual | recovered | {' | '.join(sites)} | direct |",
-        "|---" * (len(sites) + 5) + "|",
+        f"| Method | PSNR, dB | residual | recovered | seeds | {' | '.join(sites)} | direct |",
+        "|---" * (len(sites) + 6) + "|",
     ]
-    for name, of in methods.items():
-        by_site = [of["sites"][site]["recovered"]["mean"] for site in sites]
-        found = [of["sites"][site]["direct"] for site in sites]
-        ratio = np.mean([d["mean"] / d["sd"] for d in found])
-        cells = [
-            f"{of['psnr_db']:.2f}",
-            f"{of['residual_to_truth']:.2f}",
-            f"{np.mean(by_site):.0f}",
+    for name in names:
+        by_seed = np.array([recovered(name, seed) for seed in seeds])
+        means = by_seed.mean(1)
+        direct = [
+            found[seed][name][site]["direct"]["mean"] / found[seed][name][site]["direct"]["sd"]
+            for seed in seeds
+            for site in sites
         ]
-        cells += [f"{value:.0f}" for value in by_site]
-        lines.append(f"| {label(name)} | {' | '.join(cells)} | {ratio:.2f} |")
+        scored = benchmark["methods"][name]["mean"]
+        cells = [
+            f"{scored['psnr_db']['mean']:.2f}",
+            f"{scored['residual_to_truth']['mean']:.2f}",
+            f"{means.mean():.1f}",
+            f"{means.min():.1f} to {means.max():.1f}",
+            *(f"{value:.0f}" for value in by_seed.mean(0)),
+            f"{np.mean(direct):.2f}",
+        ]
+        lines.append(f"| {label(name)} | {' | '.join(cells)} |")
     lines += [
         "",
         "## Kinds",
         "",
-        "Recovered contrast in percent, mean over sites:",
+        "Recovered contrast in percent, mean over seeds and sites:",
         "",
         f"| Method | {' | '.join(kinds)} |",
         "|---" * (len(kinds) + 1) + "|",
     ]
-    for name, of in methods.items():
-        means = [
-            np.mean([of["sites"][s]["by_kind"][kind]["recovered"]["mean"] for s in sites])
-            for kind in kinds
-        ]
+    for name in names:
+        means = [np.mean([recovered(name, seed, kind) for seed in seeds]) for kind in kinds]
         lines.append(f"| {label(name)} | {' | '.join(f'{value:.0f}' for value in means)} |")
     return "\n".join(lines) + "\n"
 
 
+def _where(trained: list[Record]) -> str:
+    """Return days, and the machines without repetition."""
+    days = sorted({place["date"] for place in trained})
+    machines = [place["machine"] for place in trained]
+    names = dict.fromkeys(machine["gpu"] or machine["cpu"] for machine in machines)
+    return f"{' to '.join(dict.fromkeys((days[0], days[-1])))}, {', '.join(names)}"
+
+
 def publish(name: str) -> None:
     """Write the page of a stored record."""
-    record = json.loads((RESULTS / f"lesions-{name}.json").read_text(encoding="utf-8"))
-    write_atomically(DOCS / f"lesions-{name}.md", page(record).encode())
+    record, benchmark = (_read(RESULTS / f"{stem}.json") for stem in (f"lesions-{name}", name))
+    write_atomically(DOCS / f"lesions-{name}.md", page(record, benchmark).encode())
+
+
+def _read(path: Path) -> Record:
+    read: Record = json.loads(path.read_text(encoding="utf-8"))
+    return read
 
 
 def main() -> None:
@@ -144,18 +201,18 @@ def main() -> None:
         parser.error("give either a benchmark's folder or --page-only NAME")
     name = arguments.page_only
     if arguments.folder is not None:
-        files = (arguments.folder / "results.json", arguments.folder / "run" / "lesions.json")
-        missing = [str(path) for path in files if not path.is_file()]
+        results, planted = arguments.folder / "results.json", arguments.folder / "run/lesions.json"
+        missing = [str(path) for path in (results, planted) if not path.is_file()]
         if missing:
             parser.error(
                 f"there is no {' and no '.join(missing)}; see the first lines of this file"
             )
-        read = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-        record = condensed(*read)
-        name = record["benchmark"]
-        write_atomically(
-            RESULTS / f"lesions-{name}.json", (json.dumps(record, indent=1) + "\n").encode()
-        )
+        benchmark = _read(results)
+        name = f"{benchmark['setting']}-{benchmark['size']}"
+        path = RESULTS / f"lesions-{name}.json"
+        stored = _read(path) if path.is_file() else None
+        record = with_seed(stored, name, _read(planted), arguments.folder / "run")
+        write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
     publish(name)
 
 

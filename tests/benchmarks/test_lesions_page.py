@@ -1,5 +1,6 @@
-"""A benchmark's planted lesions, condensed and shown: every number comes from the two files."""
+"""A benchmark's planted lesions, condensed and shown: every number comes from the files."""
 
+import copy
 import json
 
 import lesions
@@ -14,65 +15,127 @@ def site(recovered, direct):
     kind = {"recovered": spread(recovered + 1), "direct": spread(direct)}
     return {
         "recovered": spread(recovered),
-        "direct": direct if isinstance(direct, dict) else spread(direct),
+        "direct": spread(direct),
         "by_kind": {"6 mm, +40 HU": kind},
         "percent": {"recovered": [1.0, 2.0]},
     }
+
+
+PLANTED = {
+    "seed": 0,
+    "versions": {"torch": "2"},
+    "diameters_mm": [6.0],
+    "contrasts_hu": [40.0],
+    "sites": {"A": {"lesions": [{}, {}]}, "B": {"lesions": [{}]}},
+    "methods": {"tv": {"sites": {"A": site(20.0, 4.0), "B": site(40.0, 8.0)}}},
+}
+SECOND = {
+    **PLANTED,
+    "seed": 1,
+    "methods": {"tv": {"sites": {"A": site(24.0, 6.0), "B": site(50.0, 12.0)}}},
+}
+
+
+class Folder:
+    """A benchmark's folder, and what is published of it."""
+
+    def __init__(self, path):
+        self.path, self.run = path, path / "bench" / "run"
+        for name in ("results", "docs", "bench/run"):
+            (path / name).mkdir(parents=True)
+        (path / "bench" / "results.json").write_text(
+            json.dumps({"setting": "all-in-one", "size": "tiny"})
+        )
+        self.publish("tv", "fedavg")
+
+    def publish(self, *methods):
+        mean = {"psnr_db": {"mean": 34.125}, "residual_to_truth": {"mean": 1.25}}
+        record = {"n_patients": 3, "methods": {name: {"mean": mean} for name in methods}}
+        (self.path / "results" / "all-in-one-tiny.json").write_text(json.dumps(record))
+
+    def put(self, planted, cpu="a processor"):
+        (self.run / "lesions.json").write_text(json.dumps(planted))
+        for name in planted["methods"]:
+            unit = self.run / name / f"seed-{planted['seed']}"
+            unit.mkdir(parents=True, exist_ok=True)
+            machine = {"cpu": cpu, "cores": 2, "gpu": None}
+            made = {"date": "2026-11-27", "git_commit": "1", "machine": machine}
+            (unit / "result.json").write_text(json.dumps({"from": made, "scores": {}}))
+
+    @property
+    def page(self):
+        return (self.path / "docs" / "lesions-all-in-one-tiny.md").read_text(encoding="utf-8")
+
+    @property
+    def record(self):
+        return json.loads((self.path / "results" / "lesions-all-in-one-tiny.json").read_text())
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(lesions, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(lesions, "DOCS", tmp_path / "docs")
-    for name in ("results", "docs", "bench/run"):
-        (tmp_path / name).mkdir(parents=True)
-    mean = {"psnr_db": {"mean": 34.125}, "residual_to_truth": {"mean": 1.25}}
-    benchmark = {
-        "setting": "all-in-one",
-        "size": "tiny",
-        "n_patients": 3,
-        "methods": {"tv": {"mean": mean}, "fedavg": {"mean": mean}},
-    }
-    planted = {
-        "seed": 0,
-        "versions": {"torch": "2"},
-        "diameters_mm": [6.0],
-        "contrasts_hu": [40.0],
-        "sites": {"A": {"lesions": [{}, {}]}, "B": {"lesions": [{}]}},
-        "methods": {"tv": {"sites": {"A": site(20.0, 4.0), "B": site(40.0, 8.0)}}},
-    }
-    (tmp_path / "bench" / "results.json").write_text(json.dumps(benchmark), encoding="utf-8")
-    (tmp_path / "bench" / "run" / "lesions.json").write_text(json.dumps(planted), encoding="utf-8")
-    return tmp_path
+    made = Folder(tmp_path)
+    made.put(PLANTED)
+    return made
 
 
-def called(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["lesions.py", *map(str, arguments)])
-    lesions.main()
+@pytest.fixture
+def called(monkeypatch):
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["lesions.py", *map(str, arguments)])
+        lesions.main()
+
+    return call
 
 
-def test_the_page_holds_means_over_sites(folder, monkeypatch):
-    called(monkeypatch, folder / "bench")
-    written = folder / "docs" / "lesions-all-in-one-tiny.md"
-    text = written.read_text(encoding="utf-8")
-    assert "| TV | 34.12 | 1.25 | 30 | 20 | 40 | 0.60 |" in text
+def test_the_page_holds_means_over_sites(folder, called):
+    called(folder.path / "bench")
+    text = folder.page
+    assert "| TV | 34.12 | 1.25 | 30.0 | 30.0 to 30.0 | 20 | 40 | 0.60 |" in text
     assert "| TV | 31 |" in text  # the kind's mean over sites
     assert "discs of 6 mm, +40 HU, 1 to 2 a site in test slices of 3 patients" in text
     assert "FedAvg" not in text
-    written.unlink()
-    called(monkeypatch, "--page-only", "all-in-one-tiny")
-    assert written.read_text(encoding="utf-8") == text
-    record = json.loads((folder / "results" / "lesions-all-in-one-tiny.json").read_text("utf-8"))
-    assert "percent" not in record["methods"]["tv"]["sites"]["A"]
+    (folder.path / "docs" / "lesions-all-in-one-tiny.md").unlink()
+    called("--page-only", "all-in-one-tiny")
+    assert folder.page == text
+    assert "percent" not in json.dumps(folder.record)
 
 
-def test_what_is_missing_is_named(folder, monkeypatch, capsys):
+def test_a_second_seed_is_added_and_the_page_holds_means_over_both(folder, called):
+    called(folder.path / "bench")
+    folder.put(SECOND, cpu="another")
+    called(folder.path / "bench")
+    assert "| TV | 34.12 | 1.25 | 33.5 | 30.0 to 37.0 | 22 | 45 | 0.75 |" in folder.page
+    assert "| TV | 34 |" in folder.page  # 34.5, to the even one
+    assert "- Seed 0: models of 2026-11-27, a processor; torch 2." in folder.page
+    assert "- Seed 1: models of 2026-11-27, another; torch 2." in folder.page
+    before = folder.record
+    called(folder.path / "bench")  # again: it replaces its own seed alone
+    assert folder.record == before
+
+
+@pytest.mark.parametrize("changed", ["diameters_mm", "n_lesions", "methods"])
+def test_a_seed_of_other_lesions_is_refused_and_nothing_is_written(folder, called, changed):
+    called(folder.path / "bench")
+    before = folder.record
+    other = copy.deepcopy(SECOND)
+    if changed == "n_lesions":
+        other["sites"]["A"]["lesions"].pop()
+    elif changed == "methods":
+        other["methods"]["fedavg"] = other["methods"]["tv"]
+    else:
+        other[changed] = [8.0]
+    folder.put(other)
+    with pytest.raises(SystemExit, match=rf"seed 1 and the record's seed 0 differ in {changed}"):
+        called(folder.path / "bench")
+    assert folder.record == before
+
+
+def test_what_is_missing_is_named(folder, called, capsys):
     with pytest.raises(SystemExit):
-        called(monkeypatch, folder)
+        called(folder.path)
     assert "results.json" in capsys.readouterr().err
-    path = folder / "bench" / "results.json"
-    benchmark = json.loads(path.read_text(encoding="utf-8"))
-    del benchmark["methods"]["tv"]
-    path.write_text(json.dumps(benchmark), encoding="utf-8")
-    with pytest.raises(SystemExit, match=r"results.json has no tv"):
-        called(monkeypatch, folder / "bench")
+    folder.publish("fedavg")
+    with pytest.raises(SystemExit, match=r"all-in-one-tiny.json has no tv"):
+        called(folder.path / "bench")
