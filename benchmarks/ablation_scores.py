@@ -9,7 +9,7 @@ import numpy as np
 from ablation_variants import FULL, Variant, variants
 from numpy.typing import NDArray
 
-from fedm2ct.config import RunConfig
+from fedm2ct.config import RunConfig, parse_config
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.evaluation.statistics import bootstrap_mean
 from fedm2ct.federation.runlog import RunLog
@@ -211,13 +211,16 @@ def _cost(run: Path, variant: Variant, seeds: list[int]) -> dict[str, float]:
 def read_for(base: RunConfig, path: Path) -> dict[str, Any]:
     """Read stored results of a full method, to add rows to.
 
+    A field that the configuration did not have when they were stored has its default there.
+
     Raises
     ------
     FedM2CTError
         When there are none, or their full method's configuration is another.
     """
     stored = read(path)
-    if stored["config"] != without_folders(base.model_dump(mode="json")):
+    made_with = parse_config(stored["config"], str(path)).model_dump(mode="json")
+    if made_with != without_folders(base.model_dump(mode="json")):
         raise FedM2CTError(
             f"{path}: holds results of another configuration; give the options that they were made "
             "with, or leave --add out"
