@@ -100,11 +100,6 @@ def _busy_server(base: RunConfig) -> Changes:
     return {"fedm2ct": {"meta_steps": BUSY * base.fedm2ct.meta_steps}}
 
 
-def _busy_mean(base: RunConfig) -> Changes:
-    """Let the server train longer, and average the metamodel over half of a round's steps."""
-    return {"fedm2ct": {**_busy_server(base)["fedm2ct"], "meta_average": 0.5}}
-
-
 def _private(base: RunConfig) -> dict[str, Variant]:
     """Take another private network, or let it see something else."""
     model = base.model
@@ -157,17 +152,9 @@ def _meta(base: RunConfig) -> dict[str, Variant]:
         names[source]: Variant(titles[source], changes={"meta": {"source": source}})
         for source in possible
     }
-    averaged = base.fedm2ct.meta_average
     return {
         **found,
         "busy-server": Variant(_BUSY, changes=_busy_server(base)),
-        "meta-last" if averaged else "meta-average": _own(
-            "the metamodel has its last step's weights"
-            if averaged
-            else "the metamodel has the mean weights of the second half of a round's steps",
-            meta_average=0.0 if averaged else 0.5,
-        ),
-        "busy-server-average": Variant(f"{_BUSY}, mean weights", changes=_busy_mean(base)),
         "alpha-half": _own("alpha fixed at 0.5, not searched", alpha=0.5),
         "own-validation": _own("sites validate on their own slices only", public_validation=False),
         "own-training" if base.fedm2ct.public_training else "public-training": _own(
@@ -231,9 +218,6 @@ def _rivals(base: RunConfig) -> dict[str, Variant]:
         "sc3fl": Variant("3SC-FL", "sc3fl"),
         "sc3fl-long": Variant(f"3SC-FL, {_LONG}", "sc3fl", _longer(base)),
         "sc3fl-busy-server": Variant(f"3SC-FL, {_BUSY}", "sc3fl", _busy_server(base)),
-        "sc3fl-busy-server-average": Variant(
-            f"3SC-FL, {_BUSY}, mean weights", "sc3fl", _busy_mean(base)
-        ),
         "pooled": Variant("pooled and prompted (the scans in one place)", "pooled"),
     }
     plain = {v.method: v.config(base) for v in found.values() if not v.changes}

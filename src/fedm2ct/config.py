@@ -120,14 +120,10 @@ class FedM2CTConfig(_Model):
     `cross_protocol` weighs the shared network's loss on a site's own normal-dose images as the
     other sites' scanners would acquire them; 0 leaves it out, and sites then learn nothing of each
     other's protocols. With `public_training` a site also trains on the public slices that the
-    server trains its metamodel on, acquired under its own protocol. `meta_average` is the last part
-    of a round's meta-steps over which the metamodel's weights are averaged; with 0 they are the
-    last step's.
+    server trains its metamodel on, acquired under its own protocol.
     """
 
-    neutral: ClassVar[frozenset[str]] = frozenset(
-        {"cross_protocol", "public_training", "meta_average"}
-    )
+    neutral: ClassVar[frozenset[str]] = frozenset({"cross_protocol", "public_training"})
 
     coupling: Literal["side-by-side", "cascaded"] = "cascaded"
     cascade_from: Literal["shared", "initial"] = "initial"
@@ -137,7 +133,6 @@ class FedM2CTConfig(_Model):
     lambda_shared: float = Field(default=0.3, ge=0)
     ramp_rounds: int = Field(default=4, ge=0)
     meta_steps: int = Field(default=60, ge=0)
-    meta_average: float = Field(default=0.0, ge=0, le=1)
     alpha: float | None = Field(default=None, ge=0, le=1)
     public_validation: bool = True
     public_training: bool = False

@@ -226,7 +226,7 @@ def test_rows_are_added_to_stored_results(command, tmp_path, capsys):
     assert command("--variants", "local", "no-metamodel") == 0
     whole = read(tmp_path)
     whole["variants"]["of-old"] = whole["variants"]["local"]
-    del whole["config"]["fedm2ct"]["meta_average"]  # stored before there was such a field
+    del whole["config"]["fedm2ct"]["cross_protocol"]  # stored before there was such a field
     (tmp_path / "r.json").write_text(json.dumps(whole))
     assert command("--variants", "local") == 1  # --resume is missing
     assert command("--variants", "no-exchange", "local", "--add", "--resume") == 0

@@ -15,14 +15,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRang
 SPEC = ModelSpec(private=None, width=2)
 
 
-def metamodel(spec=SPEC, steps=4, seed=3, averaged=0.0):
+def metamodel(spec=SPEC, steps=4, seed=3):
     """Return a metamodel of two protocols with a fixed meta-set."""
     with seeded_initialisation(seed, "test"):
         features = len(condition_vector(tiny.PARALLEL)) if spec.prompted else None
         network = SharedNetwork("unet", spec.width, features)
         twins = {name: TSiRadonMAP(p, spec) for name, p in tiny.PROTOCOLS.items()}
     source = ContributedMetaSet({n: tiny.paired(p, 7) for n, p in tiny.PROTOCOLS.items()}, 0.5)
-    schedule = MetaSchedule(steps, tiny.training(learning_rate=5e-3), averaged)
+    schedule = MetaSchedule(steps, tiny.training(learning_rate=5e-3))
     return Metamodel(network, twins, source, schedule, l2, seed, torch.device("cpu"))
 
 
@@ -71,24 +71,6 @@ def test_training_starts_from_the_average_and_moves_away():
     assert trained.keys() == start.keys() and not tiny.same(trained, start)
     reached = max(float((trained[n] - start[n]).abs().max()) for n in start)
     assert reached <= 1.01 * 4 * 5e-3  # Adam moves a number by its rate at most (4 steps)
-
-
-@pytest.mark.parametrize(("averaged", "last"), [(0.0, 1), (0.5, 2), (0.6, 2), (1.0, 4)])
-def test_the_metamodel_has_the_mean_weights_of_the_last_steps(monkeypatch, averaged, last):
-    meta = metamodel(averaged=averaged)
-    parameters, seen = list(torch.nn.ModuleDict(meta.twins).parameters()), []
-
-    def step(*arguments):
-        Metamodel._step(meta, *arguments)
-        seen.append([p.detach().clone() for p in parameters])
-
-    monkeypatch.setattr(meta, "_step", step)
-    trained = meta.train(start_of(meta), 1)
-    assert len(seen) == 4 and not tiny.same(dict(enumerate(seen[2])), dict(enumerate(seen[3])))
-    for parameter, *values in zip(parameters, *seen[-last:], strict=True):
-        torch.testing.assert_close(parameter.detach(), torch.stack(values).mean(0))
-    for name, tensor in meta.network.named_parameters():
-        assert torch.equal(trained[name], tensor)
 
 
 def test_training_depends_on_seed_and_round_alone():

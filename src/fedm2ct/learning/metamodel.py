@@ -10,7 +10,7 @@ networks and back-projections, so it keeps a *twin* of each protocol's, learned 
 together with M. M then corrects images of the kind that the shared network meets at the sites.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol as Interface
 
@@ -51,17 +51,10 @@ class MetaSource(Interface):
 
 @dataclass(frozen=True)
 class MetaSchedule:
-    """How the metamodel is trained: steps a round, the rest as at the sites.
-
-    M has the mean of the weights after the round's last steps, of which `averaged` says what part
-    they are (0: only the last one's). A rate that suits many steps leaves single steps' weights
-    noisy, so that the search for alpha turns them down; their mean is not
-    (Izmailov et al. 2018, arXiv 1803.05407).
-    """
+    """How the metamodel is trained: steps a round, the rest as at the sites."""
 
     steps: int
     training: TrainingConfig
-    averaged: float = 0.0
 
 
 class Metamodel:
@@ -105,16 +98,11 @@ class Metamodel:
         draw = generator(self.seed, "metamodel", round_index)
         training, names = self.schedule.training, list(pairs)
         total = training.rounds * self.schedule.steps
-        mean = RunningMean([p for g in self.optimiser.param_groups for p in g["params"]])
-        alone = self.schedule.steps - round(self.schedule.averaged * self.schedule.steps)
         for step in range(self.schedule.steps):
             position = (round_index - 1) * self.schedule.steps + step
             set_rates(self.optimiser, learning_rate_factor(position, total, training.final_rate))
             name = names[step % len(names)]
             self._step(self.twins[name], pairs[name], draw)
-            if step >= alone:
-                mean.add()
-        mean.take()
         return {n: t.detach().cpu().clone() for n, t in self.network.state_dict().items()}
 
     def _on_device(self, pairs: Mapping[str, PairedData]) -> dict[str, Slices]:
@@ -164,29 +152,6 @@ class Metamodel:
         load_optimiser_state(self.optimiser, part_of(state, "optimiser."))
         for name, twin in self.twins.items():
             twin.load_state_dict(part_of(state, f"{name}/"), strict=False)
-
-
-class RunningMean:
-    """The mean of parameters' values over the times at which it was told to add them."""
-
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self.parameters, self.count = parameters, 0
-        self.mean: list[Tensor] = []
-
-    @torch.no_grad()
-    def add(self) -> None:
-        """Add the present values."""
-        self.count += 1
-        if self.count == 1:
-            self.mean = [p.detach().clone() for p in self.parameters]
-        else:
-            torch._foreach_lerp_(self.mean, list(self.parameters), 1 / self.count)
-
-    @torch.no_grad()
-    def take(self) -> None:
-        """Give the parameters the mean; without any value added they stay as they are."""
-        if self.count:
-            torch._foreach_copy_(list(self.parameters), self.mean)
 
 
 def interpolate(start: State, end: State, alpha: float) -> State:

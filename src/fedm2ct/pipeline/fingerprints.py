@@ -18,10 +18,7 @@ _OF_SOME_UNITS = frozenset(
 """What not all training of a run depends on; a field that is not here concerns every unit."""
 SCORES = 2
 """Version of what a result holds: results of another one are scored again on ``--resume``."""
-READS_OUR_OPTIONS = {
-    "fedm2ct": tuple(FedM2CTConfig.model_fields),
-    "sc3fl": ("meta_steps", "meta_average"),
-}
+READS_OUR_OPTIONS = {"fedm2ct": tuple(FedM2CTConfig.model_fields), "sc3fl": ("meta_steps",)}
 """Which fields of the table ``[fedm2ct]`` methods read; a test builds every method and watches."""
 HAS_PRIVATE = ("fedm2ct", "fedkd", "fml", "local", "local_public")
 """The methods that read the fields of `_USUAL`; the same test watches."""

@@ -81,7 +81,7 @@ def _source(setup: Setup) -> MetaSource | None:
 
 def build_metamodel(setup: Setup, spec: ModelSpec) -> Metamodel | None:
     """Build the server's metamodel for the sites' model; None where there is no meta-set."""
-    own, source = setup.config.fedm2ct, _source(setup)
+    source = _source(setup)
     if source is None:
         return None
     learned = spec.learn_projection and spec.shared_input == "learned"
@@ -90,7 +90,7 @@ def build_metamodel(setup: Setup, spec: ModelSpec) -> Metamodel | None:
         setup.shared_network(spec),
         {task.name: setup.model(task, twin, "twin") for task in setup.tasks},
         source,
-        MetaSchedule(own.meta_steps, setup.config.training, own.meta_average),
+        MetaSchedule(setup.config.fedm2ct.meta_steps, setup.config.training),
         setup.distance,
         setup.seed,
         setup.device,

@@ -7,8 +7,7 @@ further on a standard set of pairs, and sends the result down:
     w^{t+1} = train( sum_k n_k / n w_k ;  the server's pairs )
 
 That is FedM2CT's metamodel with alpha = 1: nothing is fused. The server's pairs and number of steps
-are FedM2CT's (`meta`, `fedm2ct.meta_steps`, `fedm2ct.meta_average`), so that the two differ in what
-they do with them.
+are FedM2CT's (`meta`, `fedm2ct.meta_steps`), so that the two differ in what they do with them.
 
 Shared: the image network. Kept: sinogram network and back-projection (ours); at the server a twin
 of these for each protocol. Left out: the sites' unsupervised loss, which the abstract does not
