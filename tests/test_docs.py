@@ -119,6 +119,7 @@ def psnrs(results):
         ),
         ("docs/benchmark.md", "[unseen](benchmark-", "[multi-vendor](benchmark-", "unseen-small"),
         ("docs/benchmark.md", "[multi-vendor](benchmark-", "Planted lesions", "multi-vendor-small"),
+        ("docs/benchmark.md", "[What parts", "The folder of", "ablation-multi-vendor-small"),
         ("README.md", "With six sites", "With eight vendors'", "all-in-one-small"),
         ("README.md", "With eight vendors'", "Where half", "multi-vendor-small"),
         ("README.md", "Where half", "In the fourth", "hybrid-small"),
