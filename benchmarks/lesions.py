@@ -64,9 +64,11 @@ def with_seed(record: Record | None, name: str, lesions: Record, run: Path) -> R
     }
     seed = str(lesions["seed"])
     seeds = {} if record is None else {k: v for k, v in record["seeds"].items() if k != seed}
-    for other, of in seeds.items():
-        unlike = [key for key, value in about.items() if record and record[key] != value]
-        unlike += ["methods"] * (set(of["methods"]) != set(lesions["methods"]))
+    if record is not None and seeds:  # which are alike in all of this
+        other, of = next(iter(seeds.items()))
+        unlike = [key for key, value in about.items() if record[key] != value]
+        if set(of["methods"]) != set(lesions["methods"]):
+            unlike.append("methods")
         if unlike:
             raise SystemExit(
                 f"lesions.json of seed {seed} and the record's seed {other} differ in "
@@ -202,8 +204,22 @@ def _where(trained: list[Record]) -> str:
 
 def publish(name: str) -> None:
     """Write the page of a stored record."""
-    record, benchmark = (_read(RESULTS / f"{stem}.json") for stem in (f"lesions-{name}", name))
-    write_atomically(DOCS / f"lesions-{name}.md", page(record, benchmark).encode())
+    text = page(_read(RESULTS / f"lesions-{name}.json"), _published(name))
+    write_atomically(DOCS / f"lesions-{name}.md", text.encode())
+
+
+def _published(name: str) -> Record:
+    """Return the published benchmark.
+
+    Raises
+    ------
+    SystemExit
+        When there is none.
+    """
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        raise SystemExit(f"there is no {path}: publish the benchmark's results first")
+    return _read(path)
 
 
 def _read(path: Path) -> Record:
@@ -232,6 +248,7 @@ def main() -> None:
         path = RESULTS / f"lesions-{name}.json"
         stored = _read(path) if path.is_file() else None
         record = with_seed(stored, name, _read(planted), arguments.folder / "run")
+        page(record, _published(name))  # what it refuses is not stored either
         write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
     publish(name)
 

@@ -139,3 +139,7 @@ def test_what_is_missing_is_named(folder, called, capsys):
     folder.publish("fedavg")
     with pytest.raises(SystemExit, match=r"all-in-one-tiny.json has no tv"):
         called(folder.path / "bench")
+    (folder.path / "results" / "all-in-one-tiny.json").unlink()
+    with pytest.raises(SystemExit, match=r"there is no .*all-in-one-tiny.json: publish"):
+        called(folder.path / "bench")
+    assert not (folder.path / "results" / "lesions-all-in-one-tiny.json").exists()
