@@ -32,7 +32,7 @@ from fedm2ct.federation.method import State
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.setup import Halves, Setup
 from fedm2ct.federation.storage import load_tensors, save_tensors
-from fedm2ct.files import write_atomically
+from fedm2ct.files import read_table, write_atomically
 from fedm2ct.model.start import Start, analytical_input, starts_kept_in
 from fedm2ct.physics.protocols import Protocol
 from fedm2ct.pipeline.assess import Reconstructor, assess, outputs_of
@@ -191,9 +191,23 @@ def stored(path: Path, base: RunConfig) -> dict[str, Any]:
     unpaired = sorted(unpaired_sites(base))
     results: dict[str, Any] = {"config": config, "unpaired": unpaired, "seed": SEED, "rows": {}}
     if path.exists():
-        results = json.loads(path.read_text())
+        results = read(path)
     if results["config"] != config:
         raise FedM2CTError(f"{path} is of another configuration; move it away")
+    return results
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read stored results.
+
+    Raises
+    ------
+    FedM2CTError
+        When there are none, or they are damaged.
+    """
+    results = read_table(path)
+    if not {"config", "unpaired", "rows"} <= results.keys():
+        raise FedM2CTError(f"{path}: holds no results; run it first without --page-only")
     return results
 
 
@@ -258,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             setting = setting_of("hybrid", options)
             run(options, validation_config(setting, options.rounds), setting.added)
         titles = {name: row.title for name, row in ROWS.items()}
-        text = page(json.loads(options.results.read_text()), titles, options.rounds)
+        text = page(read(options.results), titles, options.rounds)
     except FedM2CTError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

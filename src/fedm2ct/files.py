@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from fedm2ct.errors import FedM2CTError
 
@@ -65,6 +67,15 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Return a JSON file's values by name; none where there is no such file or it is damaged."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}
 
 
 def append_durably(path: Path, data: bytes) -> None:

@@ -66,6 +66,15 @@ def test_rows_are_stored_and_not_done_again(base, tmp_path, capsys):
         hybrid.run(options, base.model_copy(update={"image_size": 24}), ADDED)
 
 
+@pytest.mark.parametrize("content", [None, "[]", "{"])
+def test_a_page_without_results_is_refused_in_one_sentence(tmp_path, content, capsys):
+    path = tmp_path / "r.json"
+    if content is not None:
+        path.write_text(content)
+    assert hybrid.main(["--rounds", "7", "--page-only", "--results", str(path)]) == 1
+    assert f"Error: {path}: holds no results; run it first" in capsys.readouterr().err
+
+
 def test_downloads_of_another_schedule_are_not_read(base, tmp_path):
     """The learning rate's schedule ends with the rounds: a longer one's beginning is another."""
     cohort = hybrid.read_cohort(base)

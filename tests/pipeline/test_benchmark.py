@@ -223,6 +223,15 @@ def test_collect_trains_nothing(tmp_path, capsys):
     assert set(record_of(tmp_path)["methods"]) == {"fbp"}
 
 
+def test_folders_put_aside_and_damaged_results_do_not_count(tmp_path):
+    assert benchmark(tmp_path, "--methods", "fbp,sirt") == 0
+    (tmp_path / "run" / "fbp" / "seed-0").rename(tmp_path / "run" / "fbp" / "seed-0-old")
+    assert benchmark(tmp_path, "--collect") == 0
+    assert set(record_of(tmp_path)["methods"]) == {"sirt"}
+    (tmp_path / "run" / "sirt" / "seed-0" / "result.json").write_text("[]")
+    assert benchmark(tmp_path, "--collect") == 1
+
+
 def test_the_others_go_on_when_a_method_fails(tmp_path, monkeypatch, capsys):
     def failing(jobs, workers, on_event):
         for job in jobs:

@@ -80,3 +80,9 @@ def test_some_methods_alone_leave_the_report(finished, tmp_path, capsys):
     assert (run / "report.html").read_bytes() == report
     assert cli("lesions", run, "--methods", "fedavg") == 1
     assert "fedavg with seed 4 is not finished" in capsys.readouterr().err
+    before = (run / "lesions.json").read_bytes()
+    assert cli("lesions", run, "--methods", "fbq") == 1
+    assert "there is no method 'fbq'; did you mean 'fbp'?" in capsys.readouterr().err
+    assert cli("lesions", run, "--methods", ",") == 1
+    assert "--methods names no method" in capsys.readouterr().err
+    assert (run / "lesions.json").read_bytes() == before

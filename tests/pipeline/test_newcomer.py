@@ -17,7 +17,14 @@ from fedm2ct.model.start import analytical_input
 from fedm2ct.pipeline import newcomer
 from fedm2ct.pipeline.assess import to_hu
 from fedm2ct.pipeline.benchmark import Benchmark
-from fedm2ct.pipeline.newcomer import COUNTS, choose_prompt, join_all, joined_config, last_shared
+from fedm2ct.pipeline.newcomer import (
+    COUNTS,
+    choose_prompt,
+    join_all,
+    joined_config,
+    joined_scores,
+    last_shared,
+)
 from fedm2ct.pipeline.prepare import acquire_tests, read_cohort, site_protocols
 from fedm2ct.pipeline.settings import load_setting
 
@@ -130,6 +137,12 @@ def test_units_that_the_site_has_still_to_join_are_not_kept(out, tmp_path, two_s
     (tmp_path / "run" / "ditto" / "seed-0" / "newcomer.json").unlink()
     assert set(bench.units()["units"]) == {f"{method}/0" for method in METHODS if method != "ditto"}
     assert "ditto" in bench.finished()
+
+
+def test_what_the_site_left_damaged_is_done_again(out, tmp_path, two_sites):
+    setting = two_sites("unseen", "tiny", phantoms=True)
+    (tmp_path / "newcomer.json").write_text("[]")
+    assert not joined_scores(setting.config, setting.newcomer, "fbp", tmp_path)
 
 
 def test_no_site_joins_a_unit_without_a_model(out, tmp_path, two_sites):

@@ -122,6 +122,31 @@ def test_records_of_other_settings_and_damaged_ones_are_refused(tmp_path):
         read_tuned(load_setting("hybrid", "tiny"), path)
 
 
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        ({"setting": "hybrid", "methods": []}, "methods"),
+        ({"setting": "hybrid", "methods": {"fedprox": {"values": {"mu": "1"}}}}, "methods.fedprox"),
+        ({"setting": "hybrid", "methods": {"fedprox": []}}, "methods.fedprox"),
+        ({"methods": {}}, "setting"),
+        ([], "setting"),
+    ],
+)
+def test_a_file_that_is_no_record_is_named(tmp_path, record, field):
+    path = tmp_path / "tuned.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(FedM2CTError, match=rf"{path}: is not a record .* \(field '{field}"):
+        read_tuned(load_setting("hybrid", "tiny"), path)
+
+
+def test_an_option_that_does_not_exist_is_looked_for_in_the_file_that_has_it(tmp_path, capsys):
+    path = tmp_path / "tuned.json"
+    record = {"setting": "hybrid", "methods": {"fedprox": {"values": {"nu": 1.0}}}}
+    path.write_text(json.dumps(record))
+    assert cli("benchmark", "hybrid", "--size", "tiny", "--tuned", path, "--out", tmp_path) == 1
+    assert f"{path}: field 'method.fedprox.nu' is not known" in capsys.readouterr().err
+
+
 def test_a_record_is_published_where_the_benchmark_looks(tmp_path, here, capsys):
     assert tune(tmp_path / "o", "--method", "fedprox", "--budget", 1, "--publish", tmp_path) == 1
     assert "is no checkout" in capsys.readouterr().err

@@ -70,7 +70,8 @@ def command(
 
     wanted = options.loaded_setting(setting, size, scans)
     values = {} if defaults else read_tuned(wanted, tuned)
-    wanted = wanted.with_options(values).chosen(options.listed(methods), _numbers(seeds))
+    wanted = wanted.with_options(values, str(tuned or ""))
+    wanted = wanted.chosen(options.listed(methods), _numbers(seeds))
     folder = out or Path("runs") / "benchmark" / f"{setting}-{size}"
     bench = Benchmark(wanted, folder, values, options.default_workers(workers))
     if restore is not None:

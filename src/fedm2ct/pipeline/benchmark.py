@@ -7,6 +7,7 @@ it.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,7 +163,7 @@ class Benchmark:
         found: dict[str, list[int]] = {}
         for method in ALL_METHODS:
             folders = (self.run / method).glob("seed-*")
-            numbers = sorted(int(folder.name.removeprefix("seed-")) for folder in folders)
+            numbers = sorted(int(folder.name[5:]) for folder in folders if _is_unit(folder.name))
             seeds = [s for s in numbers if self._is_finished(method, s)]
             if seeds:
                 found[method] = seeds
@@ -197,6 +198,11 @@ class Benchmark:
 
     def _log(self, method: str, seed: int) -> list[Event]:
         return RunLog(unit_folder(self.run, method, seed) / "metrics.jsonl").read()
+
+
+def _is_unit(folder: str) -> bool:
+    """Return whether a folder of a method is that of a seed, and not one that was put aside."""
+    return re.fullmatch(r"seed-(0|-?[1-9]\d*)", folder) is not None
 
 
 def publish(record: dict[str, Any], units: dict[str, Any], checkout: Path) -> tuple[Path, ...]:

@@ -17,7 +17,7 @@ from fedm2ct.data.scans import Scan
 from fedm2ct.data.simulate import PairedData
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.evaluation.lesions import SOFT_TISSUE_HU, places_mm, probe, recovered, ring_mm
-from fedm2ct.files import write_atomically
+from fedm2ct.files import read_table, write_atomically
 from fedm2ct.model.start import starts_kept_in
 from fedm2ct.physics.protocols import Protocol, protocol_from_dict
 from fedm2ct.pipeline.assess import HuArray, Reconstructor, reconstruct, to_hu
@@ -29,6 +29,7 @@ from fedm2ct.pipeline.manifest import (
 )
 from fedm2ct.pipeline.prepare import acquire_tests, load_any
 from fedm2ct.pipeline.provenance import versions
+from fedm2ct.pipeline.settings import ALL_METHODS, known
 from fedm2ct.pipeline.site_files import scan_hash
 from fedm2ct.pipeline.summary import read_result
 from fedm2ct.pipeline.unit import reconstructors_of
@@ -71,13 +72,16 @@ def lesion_test(
     Raises
     ------
     FedM2CTError
-        When a method is not finished, a test scan is not what it was, or no slice has room.
+        When a method is not known or not finished, a test scan is not what it was, or no slice has
+        room.
     """
     config, manifest = config_of(run), read_manifest(run)
     seed = chosen_seed(config, seed)
     methods = config.methods if methods is None else methods
+    if not methods:
+        raise FedM2CTError("--methods names no method; leave it out for all of the run's")
     for method in methods:
-        read_result(run, method, seed)
+        read_result(run, known("method", method, ALL_METHODS), seed)
     protocols = {n: protocol_from_dict(p) for n, p in manifest["protocols"].items()}
     kinds = list(product(diameters_mm, contrasts_hu))
     tests = _test_slices(manifest)
@@ -124,10 +128,7 @@ def _described(
 
 def read_lesions(config: RunConfig, run: Path) -> dict[str, Any] | None:
     """Return what `lesion_test` wrote; None without it, or if it is of other test patients."""
-    try:
-        result: dict[str, Any] = json.loads((run / _FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    result = read_table(run / _FILE)
     return result if result.get("tested") == test_fingerprint(config) else None
 
 

@@ -100,6 +100,8 @@ def read_manifest(run: Path) -> dict[str, Any]:
         raise FedM2CTError(f"{run}: is no run (it has no manifest.json); check the path") from None
     except ValueError as error:
         raise FedM2CTError(f"{path}: is damaged ({error})") from None
+    if not isinstance(manifest, dict):
+        raise FedM2CTError(f"{path}: is damaged (it holds no table)")
     return manifest
 
 

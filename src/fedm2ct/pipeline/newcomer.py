@@ -30,7 +30,7 @@ from fedm2ct.federation.methods.pooled import MEMBER, PooledClient
 from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.federation.methods.site_client import SiteClient, parameters_of
 from fedm2ct.federation.storage import RoundFiles, load_tensors
-from fedm2ct.files import write_atomically
+from fedm2ct.files import read_table, write_atomically
 from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.learning.seeds import generator
 from fedm2ct.learning.slices import paired
@@ -142,10 +142,7 @@ def joined_scores(
     config: RunConfig, newcomer: SiteConfig, method: str, folder: Path
 ) -> dict[str, dict[str, Any]]:
     """Return a unit's scores of the newcomer by number of slices; none where it has not joined."""
-    try:
-        stored = json.loads((folder / "newcomer.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    stored = read_table(folder / "newcomer.json")
     if stored.get("joined") != _fingerprint(config, newcomer, method):
         return {}
     scores: dict[str, dict[str, Any]] = stored["scores"]

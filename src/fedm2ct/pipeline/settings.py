@@ -82,15 +82,17 @@ class Setting:
         data["seeds"] = data["seeds"] if seeds is None else list(seeds)
         return replace(self, config=parse_config(data, self.name))
 
-    def with_options(self, options: Mapping[str, Mapping[str, Any]]) -> "Setting":
+    def with_options(self, options: Mapping[str, Mapping[str, Any]], source: str = "") -> "Setting":
         """Return the setting with methods' own options replaced, by method.
+
+        `source`, the setting by default, is for errors.
 
         Raises
         ------
         ConfigError
             When a method has no such option.
         """
-        return replace(self, config=with_options(self.config, options, self.name))
+        return replace(self, config=with_options(self.config, options, source or self.name))
 
 
 def with_options(
@@ -130,9 +132,9 @@ def load_setting(
     FedM2CTError
         When there is no such setting or size, or the folder has no scans.
     """
-    data = _read(_known("setting", name, SETTINGS))
+    data = _read(known("setting", name, SETTINGS))
     sizes = _read("sizes")
-    own = data.pop("sizes", {}).get(_known("size", size, SIZES), {})
+    own = data.pop("sizes", {}).get(known("size", size, SIZES), {})
     measures = _merged(sizes[size], own)
     places = {field: measures.pop(field) for field in _SIZE_FIELDS}
     title, more, newcomer = data.pop("title"), data.pop("more"), data.pop("newcomer", None)
@@ -202,10 +204,17 @@ def without_folders(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _known(what: str, name: str, known: Sequence[str]) -> str:
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        remedy = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+def known(what: str, name: str, names: Sequence[str]) -> str:
+    """Return the name of one thing of a kind.
+
+    Raises
+    ------
+    ConfigError
+        When there is none of that name; it says which is meant.
+    """
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        remedy = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
         raise ConfigError(f"there is no {what} {name!r}; {remedy}")
     return name
 

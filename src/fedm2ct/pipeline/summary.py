@@ -42,7 +42,7 @@ def read_result(run: Path, method: str, seed: int) -> Scores:
     path = unit_folder(run, method, seed) / "result.json"
     try:
         scores: Scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise FedM2CTError(
             f"{path}: {method} with seed {seed} is not finished; go on with --resume"
         ) from None

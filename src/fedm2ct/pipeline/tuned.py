@@ -52,12 +52,32 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        values_of(record)
+        fault = _fault(record)
     except OSError as error:
         raise FedM2CTError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise FedM2CTError(f"{path}: is not a record of tuning ({error})") from None
+    except ValueError as error:
+        fault = str(error)
+    if fault is not None:
+        raise FedM2CTError(
+            f"{path}: is not a record of tuning ({fault}); give a tuned.json that `fedm2ct tune` "
+            "wrote, or remove it to tune anew"
+        )
     return record
+
+
+def _fault(record: object) -> str | None:
+    """Say which field of a record is not as it should be."""
+    table = record if isinstance(record, dict) else {}
+    if not isinstance(table.get("setting"), str):
+        return "field 'setting' is missing or no name"
+    if not isinstance(table.get("methods"), dict):
+        return "field 'methods' is missing or no table"
+    for method, entry in table["methods"].items():
+        values = entry.get("values") if isinstance(entry, dict) else None
+        numbers = values.values() if isinstance(values, dict) else [None]
+        if not all(isinstance(number, int | float) for number in numbers):
+            return f"field 'methods.{method}.values' is missing or no table of numbers"
+    return None
 
 
 def values_of(record: Mapping[str, Any]) -> Options:

@@ -20,7 +20,7 @@ from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.methods.setup import Halves, Setup
 from fedm2ct.federation.protection import build_halves
 from fedm2ct.federation.run import run_method
-from fedm2ct.files import write_atomically
+from fedm2ct.files import read_table, write_atomically
 from fedm2ct.model.start import starts_kept_in
 from fedm2ct.pipeline.assess import (
     HuArray,
@@ -55,11 +55,7 @@ def model_path(run: Path, method: str, seed: int, site: str) -> Path:
 
 def stored_result(folder: Path) -> dict[str, Any]:
     """Return what a unit's ``result.json`` holds; nothing where there is none."""
-    try:
-        result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return result
+    return read_table(folder / "result.json")
 
 
 def is_finished(config: RunConfig, method: str, folder: Path) -> bool:
@@ -139,11 +135,7 @@ def set_up(cohort: Cohort, method: str, seed: int, folder: Path) -> None:
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
     """Return a conventional unit's settings by site; None where they are not chosen yet."""
-    try:
-        settings: dict[str, Any] = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return settings
+    return read_table(folder / _SETTINGS) or None
 
 
 def reconstructors_of(
