@@ -66,6 +66,16 @@ def two_sites():
         yield fewer
 
 
+@pytest.fixture
+def unasked_phantoms(monkeypatch, two_sites):
+    """Put phantoms in place of the sample scans without `--phantoms`, which is not published."""
+
+    def with_phantoms(*arguments, **options):
+        return two_sites(*arguments, **{**options, "phantoms": True})
+
+    monkeypatch.setattr("fedm2ct.pipeline.settings.load_setting", with_phantoms)
+
+
 @pytest.fixture(scope="session")
 def one_thread():
     """Compute with one thread, as workers do: sums are then in one order."""

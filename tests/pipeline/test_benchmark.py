@@ -1,6 +1,7 @@
 """The benchmark from command to page: every method runs, what is done is not done again."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -29,8 +30,14 @@ def here(in_process, one_thread, small_phantoms, two_sites):
     """Run units in this process."""
 
 
-def benchmark(out, *options, setting="all-in-one"):
-    return cli("benchmark", setting, "--size", "tiny", "--phantoms", "--out", out, *options)
+def benchmark(out, *options, phantoms=("--phantoms",)):
+    return cli("benchmark", "all-in-one", "--size", "tiny", *phantoms, "--out", out, *options)
+
+
+@pytest.fixture
+def published(unasked_phantoms):
+    """A benchmark whose results may be published."""
+    return partial(benchmark, phantoms=())
 
 
 def record_of(out):
@@ -114,6 +121,11 @@ def test_an_option_of_one_method_leaves_the_others_alone(tmp_path, capsys):
     assert "was trained with other options of fedprox" in capsys.readouterr().err
     assert benchmark(tmp_path / "new", "--methods", "fedprox", "--tuned", tuned) == 0
     assert record_of(tmp_path / "new")["tuned"] == {"fedprox": {"mu": 0.5}}
+    command = "fedm2ct benchmark all-in-one --size tiny --phantoms"
+    assert record_of(tmp_path)["command"] == record_of(tmp_path / "new")["command"]
+    assert record_of(tmp_path)["command"] == f"{command} --tuned FILE"
+    assert benchmark(tmp_path, "--methods", "fedavg", "--defaults") == 0
+    assert record_of(tmp_path)["command"] == f"{command} --defaults"
     assert "`mu` = 0.5" in (tmp_path / "new" / "results.md").read_text()
 
 
@@ -245,15 +257,23 @@ def test_the_others_go_on_when_a_method_fails(tmp_path, monkeypatch, capsys):
     assert set(record_of(tmp_path)["methods"]) == {"fbp"}
 
 
-def test_results_are_published_into_a_checkout(tmp_path, capsys):
-    assert benchmark(tmp_path / "out", "--methods", "fbp", "--publish", tmp_path) == 1
+def test_results_are_published_into_a_checkout(published, tmp_path, capsys):
+    assert published(tmp_path / "out", "--methods", "fbp", "--publish", tmp_path) == 1
     assert "is no checkout" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
     checkout(tmp_path)
-    assert benchmark(tmp_path / "out", "--collect", "--publish", tmp_path) == 0
+    assert published(tmp_path / "out", "--methods", "fbp", "--publish", tmp_path) == 0
     data = tmp_path / "benchmarks" / "results" / "all-in-one-tiny.json"
     assert json.loads(data.read_text()) == record_of(tmp_path / "out")
     page = tmp_path / "docs" / "benchmark-all-in-one-tiny.md"
     assert page.read_text() == (tmp_path / "out" / "results.md").read_text()
+
+
+def test_numbers_of_phantoms_are_not_published(tmp_path, capsys):
+    checkout(tmp_path)
+    assert benchmark(tmp_path / "out", "--methods", "fbp", "--publish", tmp_path) == 2
+    assert "leave it or --phantoms out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def checkout(folder):
@@ -262,9 +282,11 @@ def checkout(folder):
     return folder
 
 
-def test_units_that_were_published_are_not_run_again_elsewhere(tmp_path, monkeypatch, capsys):
+def test_units_that_were_published_are_not_run_again_elsewhere(
+    published, tmp_path, monkeypatch, capsys
+):
     first = checkout(tmp_path / "first")
-    assert benchmark(tmp_path / "a", "--methods", "fbp,fedavg", "--publish", first) == 0
+    assert published(tmp_path / "a", "--methods", "fbp,fedavg", "--publish", first) == 0
     units = first / "benchmarks" / "results" / "all-in-one-tiny-units.json"
     started = []
 
@@ -275,7 +297,7 @@ def test_units_that_were_published_are_not_run_again_elsewhere(tmp_path, monkeyp
     monkeypatch.setattr("fedm2ct.pipeline.train.run_jobs", counted)
     capsys.readouterr()
     options = ("--methods", "fbp,fedavg,local", "--restore", units, "--publish", first)
-    assert benchmark(tmp_path / "b", *options) == 0
+    assert published(tmp_path / "b", *options) == 0
     assert started == ["local/seed-0"]
     assert "Restored: 2 finished units" in capsys.readouterr().err
     before, after = record_of(tmp_path / "a"), record_of(tmp_path / "b")
@@ -288,9 +310,9 @@ def test_units_that_were_published_are_not_run_again_elsewhere(tmp_path, monkeyp
     assert set(again) == {"fbp/0", "fedavg/0", "local/0"}
 
 
-def test_units_made_otherwise_do_not_count(tmp_path, two_sites):
+def test_units_made_otherwise_do_not_count(published, tmp_path, two_sites):
     place = checkout(tmp_path)
-    assert benchmark(tmp_path / "a", "--methods", "fedprox", "--publish", place) == 0
+    assert published(tmp_path / "a", "--methods", "fedprox", "--publish", place) == 0
     units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
     other = two_sites("all-in-one", "tiny", phantoms=True).with_options({"fedprox": {"mu": 0.9}})
     assert unpack(units, tmp_path / "b" / "run") == 1
@@ -298,14 +320,16 @@ def test_units_made_otherwise_do_not_count(tmp_path, two_sites):
     assert unpack(units, tmp_path / "b" / "run") == 0
 
 
-def test_units_of_other_test_patients_are_refused_before_training(tmp_path, monkeypatch, capsys):
+def test_units_of_other_test_patients_are_refused_before_training(
+    published, tmp_path, monkeypatch, capsys
+):
     place = checkout(tmp_path)
-    assert benchmark(tmp_path / "a", "--methods", "fbp", "--publish", place) == 0
+    assert published(tmp_path / "a", "--methods", "fbp", "--publish", place) == 0
     (patient,) = record_of(tmp_path / "a")["patients"]["test"]
     units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
     units.write_text(units.read_text().replace(f'"{patient}"', '"another"'))
     monkeypatch.setattr("fedm2ct.pipeline.train.run_jobs", lambda *_: pytest.fail("trains"))
-    assert benchmark(tmp_path / "b", "--methods", "fbp,local", "--restore", units) == 1
+    assert published(tmp_path / "b", "--methods", "fbp,local", "--restore", units) == 1
     said = capsys.readouterr().err
     assert f"{tmp_path / 'b' / 'run' / 'fbp' / 'seed-0'}: was scored on other test patients" in said
     assert f"(another, {patient}: on one side only)" in said

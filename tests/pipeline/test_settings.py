@@ -211,6 +211,8 @@ def test_more_patients_join_the_setting(tmp_path):
     given = "--scans DIR --validation-patients 1 --test-patients 2"
     assert more.command == f"fedm2ct benchmark all-in-one --size tiny {given}"
     assert own.command == "fedm2ct benchmark all-in-one --size tiny"
+    phantoms = load_setting("all-in-one", "tiny", phantoms=True)
+    assert phantoms.command == f"{own.command} --phantoms"
 
 
 def test_records_name_no_folders_of_a_machine():

@@ -70,7 +70,9 @@ def tune(out, *options):
     return cli("tune", "all-in-one", "--size", "tiny", "--phantoms", "--out", out, *options)
 
 
-def test_search_starts_at_the_defaults_repeats_and_feeds_the_benchmark(tmp_path, here, capsys):
+def test_search_starts_at_the_defaults_repeats_and_feeds_the_benchmark(
+    tmp_path, here, monkeypatch, capsys
+):
     assert tune(tmp_path, "--method", "fedprox", "--budget", 3) == 0
     record = read_record(tmp_path / "tuned.json")
     found = record["methods"]["fedprox"]
@@ -87,8 +89,14 @@ def test_search_starts_at_the_defaults_repeats_and_feeds_the_benchmark(tmp_path,
     assert again["methods"]["fedprox"] == found and "scaffold" in again["methods"]
     assert {p: p.stat().st_mtime_ns for p in times} == times
 
-    assert tune(tmp_path, "--method", "fedprox", "--budget", 2) == 1
-    assert "tuning of another kind" in capsys.readouterr().err
+    with monkeypatch.context() as patch:  # refused before anything is run
+        patch.setattr(tuning, "run_jobs", lambda *_: pytest.fail("a trial"))
+        assert tune(tmp_path, "--method", "fedprox", "--budget", 2) == 1
+        assert "tuning of another kind" in capsys.readouterr().err
+        (tmp_path / "damaged").mkdir()
+        (tmp_path / "damaged" / "tuned.json").write_text("{")
+        assert tune(tmp_path / "damaged", "--method", "fedprox", "--budget", 3) == 1
+        assert "tuned.json: is not a record of tuning" in capsys.readouterr().err
     setting = load_setting("all-in-one", "tiny")
     values = read_tuned(setting, tmp_path / "tuned.json")
     assert values["fedprox"] == found["values"]
@@ -147,11 +155,16 @@ def test_an_option_that_does_not_exist_is_looked_for_in_the_file_that_has_it(tmp
     assert f"{path}: field 'method.fedprox.nu' is not known" in capsys.readouterr().err
 
 
-def test_a_record_is_published_where_the_benchmark_looks(tmp_path, here, capsys):
-    assert tune(tmp_path / "o", "--method", "fedprox", "--budget", 1, "--publish", tmp_path) == 1
+def test_a_record_is_published_where_the_benchmark_looks(tmp_path, here, unasked_phantoms, capsys):
+    options = ("--method", "fedprox", "--budget", 1, "--publish", tmp_path)
+    assert tune(tmp_path / "o", *options) == 2
+    assert "leave it or --phantoms out" in capsys.readouterr().err
+    real = ("tune", "all-in-one", "--size", "tiny", "--out", tmp_path / "o", *options)
+    assert cli(*real) == 1
     assert "is no checkout" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
     (tmp_path / "src" / "fedm2ct" / "settings").mkdir(parents=True)
-    assert tune(tmp_path / "o", "--method", "fedprox", "--budget", 1, "--publish", tmp_path) == 0
+    assert cli(*real) == 0
     path = tmp_path / "src" / "fedm2ct" / "settings" / "tuned" / "all-in-one-tiny.json"
     assert read_record(path) == read_record(tmp_path / "o" / "tuned.json")
 

@@ -1,5 +1,6 @@
 """``fedm2ct benchmark``: every method in one setting, one table."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,14 +64,20 @@ def command(
     What is finished in the folder is skipped, what was broken off goes on; methods and seeds may be
     added later. Writes results.json and results.md.
     """
-    from fedm2ct.pipeline.benchmark import Benchmark
+    from fedm2ct.pipeline.benchmark import Benchmark, checkout_folders
     from fedm2ct.pipeline.benchmark import publish as publish_record
     from fedm2ct.pipeline.benchmark_units import unpack
     from fedm2ct.pipeline.tuned import read_tuned
 
+    options.refuse_phantoms(publish, scans)
+    if publish is not None:
+        checkout_folders(publish)  # before hours of training
     wanted = options.loaded_setting(setting, size, scans)
     values = {} if defaults else read_tuned(wanted, tuned)
-    wanted = wanted.with_options(values, str(tuned or ""))
+    wanted = replace(
+        wanted.with_options(values, str(tuned or "")),
+        added=wanted.added + (" --defaults" if defaults else " --tuned FILE" if tuned else ""),
+    )
     wanted = wanted.chosen(options.listed(methods), _numbers(seeds))
     folder = out or Path("runs") / "benchmark" / f"{setting}-{size}"
     bench = Benchmark(wanted, folder, values, options.default_workers(workers))

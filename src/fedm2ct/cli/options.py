@@ -78,6 +78,12 @@ def loaded_setting(name: str, size: str, scans: Mapping[str, Any]) -> "Setting":
     )
 
 
+def refuse_phantoms(publish: Path | None, scans: Mapping[str, Any]) -> None:
+    """Refuse to put numbers of phantoms in the place of a setting's own."""
+    if publish is not None and scans["phantoms"]:
+        raise click.UsageError("--publish is for results of scans; leave it or --phantoms out")
+
+
 def listed(text: str | None) -> list[str] | None:
     """Return the entries of a text separated by commas."""
     return None if text is None else [entry.strip() for entry in text.split(",") if entry.strip()]

@@ -56,9 +56,12 @@ def command(
     not done again. Writes tuned.json, to be given to `fedm2ct benchmark --tuned`.
     """
     from fedm2ct.pipeline.search_spaces import SPACES
-    from fedm2ct.pipeline.tuned import publish_tuned
+    from fedm2ct.pipeline.tuned import publish_tuned, tuned_folder
     from fedm2ct.pipeline.tuning import tune
 
+    options.refuse_phantoms(publish, scans)
+    if publish is not None:
+        tuned_folder(publish)  # before hours of trials
     wanted = options.loaded_setting(setting, size, scans)
     folder = out or Path("runs") / "tune" / f"{setting}-{size}"
     chosen = list(methods) or list(SPACES)

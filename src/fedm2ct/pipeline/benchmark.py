@@ -205,6 +205,20 @@ def _is_unit(folder: str) -> bool:
     return re.fullmatch(r"seed-(0|-?[1-9]\d*)", folder) is not None
 
 
+def checkout_folders(checkout: Path) -> tuple[Path, Path]:
+    """Return a checkout's folders of stored results and of pages.
+
+    Raises
+    ------
+    FedM2CTError
+        When the folder is no checkout.
+    """
+    results, docs = checkout / "benchmarks" / "results", checkout / "docs"
+    if not results.is_dir() or not docs.is_dir():
+        raise FedM2CTError(f"{checkout}: is no checkout (it has no benchmarks/results and docs)")
+    return results, docs
+
+
 def publish(record: dict[str, Any], units: dict[str, Any], checkout: Path) -> tuple[Path, ...]:
     """Write a record, its units and its page into a checkout of the project; return the paths.
 
@@ -213,11 +227,9 @@ def publish(record: dict[str, Any], units: dict[str, Any], checkout: Path) -> tu
     FedM2CTError
         When the folder is no checkout.
     """
-    if not (checkout / "benchmarks" / "results").is_dir() or not (checkout / "docs").is_dir():
-        raise FedM2CTError(f"{checkout}: is no checkout (it has no benchmarks/results and docs)")
+    results, docs = checkout_folders(checkout)
     name = f"{record['setting']}-{record['size']}"
-    data = checkout / "benchmarks" / "results" / f"{name}.json"
-    page = checkout / "docs" / f"benchmark-{name}.md"
+    data, page = results / f"{name}.json", docs / f"benchmark-{name}.md"
     write_atomically(data, json.dumps(record, indent=1).encode())
     write_atomically(page, benchmark_page(record).encode())
     every = data.with_name(f"{name}-units.json")

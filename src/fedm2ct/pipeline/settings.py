@@ -50,7 +50,7 @@ class Setting:
     newcomer
         The site that joins after the training; None where there is none.
     added
-        How patients of a folder were added, as options of the command line; empty where none were.
+        What else the command line says: whose scans, and whose tuned options; empty where nothing.
     tuned_as
         The setting whose tuning is used where there is no file of its own; usually itself.
     """
@@ -157,6 +157,7 @@ def load_setting(
     joining = SiteConfig(**newcomer) if newcomer else None
     numbers = "".join(f" --{role}-patients {number}" for role, number in (roles or {}).items())
     added = "" if scans is None else f" --scans DIR{numbers}"
+    added += " --phantoms" if phantoms else ""
     return Setting(name, size, title, config, validation, joining, added, tuned_as)
 
 

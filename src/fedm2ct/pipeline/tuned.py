@@ -93,9 +93,20 @@ def publish_tuned(record: Mapping[str, Any], checkout: Path) -> Path:
     FedM2CTError
         When the folder is no checkout.
     """
+    path = tuned_folder(checkout) / packaged_name(record["setting"], record["size"])
+    write_atomically(path, json.dumps(record, indent=1).encode())
+    return path
+
+
+def tuned_folder(checkout: Path) -> Path:
+    """Return where the package of a checkout keeps tuned options.
+
+    Raises
+    ------
+    FedM2CTError
+        When the folder is no checkout.
+    """
     folder = checkout / "src" / "fedm2ct" / "settings"
     if not folder.is_dir():
         raise FedM2CTError(f"{checkout}: is no checkout (it has no src/fedm2ct/settings)")
-    path = folder / "tuned" / packaged_name(record["setting"], record["size"])
-    write_atomically(path, json.dumps(record, indent=1).encode())
-    return path
+    return folder / "tuned"

@@ -25,6 +25,7 @@ from fedm2ct.pipeline.search_spaces import SPACES
 from fedm2ct.pipeline.settings import Setting, short_names, with_options
 from fedm2ct.pipeline.summary import read_result
 from fedm2ct.pipeline.train import check_pairs, slices_on_disk
+from fedm2ct.pipeline.tuned import read_record
 from fedm2ct.pipeline.unit import is_finished, run_unit, unit_folder
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def tune(
     Raises
     ------
     FedM2CTError
-        When a method has nothing to tune, optuna is not installed, or a trial fails.
+        When a method has nothing to tune, optuna is not installed, the folder holds a tuning of
+        another kind, or a trial fails.
     """
     for method in methods:
         if method not in SPACES:
@@ -81,6 +83,8 @@ def tune(
     _optuna()
     check_pairs(setting.config)
     config = validation_config(setting, rounds)
+    length = config.training.rounds
+    before = _tuned_before(out / "tuned.json", _record(setting, budget, length, {}))
     with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
         cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
         with slices_on_disk(cohort, out / ".slices") as slices:
@@ -99,7 +103,7 @@ def tune(
                 for method in methods
             ]
             found = run_jobs(jobs, workers, on_event)
-    record = _joined(out / "tuned.json", _record(setting, budget, config.training.rounds, found))
+    record = _record(setting, budget, length, {**before, **found})
     write_atomically(out / "tuned.json", json.dumps(record, indent=1).encode())
     return record
 
@@ -195,18 +199,19 @@ def _record(setting: Setting, budget: int, rounds: int, found: dict[str, Any]) -
     }
 
 
-def _joined(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Return the record with the methods that an earlier call of the same kind has tuned."""
+def _tuned_before(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the methods that an earlier call of the same kind as the record has tuned."""
     if not path.exists():
-        return record
-    before = json.loads(path.read_text(encoding="utf-8"))
+        return {}
+    before = read_record(path)
     alike = ("setting", "size", "budget", "rounds", "validation")
     if any(before.get(name) != record[name] for name in alike):
         raise FedM2CTError(
             f"{path}: holds a tuning of another kind (setting, size, budget, rounds or patients); "
             "choose another --out folder"
         )
-    return {**record, "methods": {**before["methods"], **record["methods"]}}
+    methods: dict[str, Any] = before["methods"]
+    return methods
 
 
 def _optuna() -> Any:  # noqa: ANN401 - a module
