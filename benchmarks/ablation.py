@@ -37,6 +37,7 @@ from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.cohort_files import store_cohort
 from fedm2ct.pipeline.manifest import write_manifest
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
+from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.settings import SETTINGS
 from fedm2ct.pipeline.train import check_folder
 from fedm2ct.pipeline.tuning import validation_config
@@ -69,12 +70,18 @@ def run(options: argparse.Namespace) -> None:
     Raises
     ------
     FedM2CTError
-        When a variant is not known, the folder cannot be used, or a unit fails.
+        When a variant is not known, the folder cannot be used, another command is at work in it, or
+        a unit fails.
     """
     if (options.config is None) == (options.setting is None) or options.out is None:
         raise FedM2CTError(
             "the ablation needs a configuration or --setting, and --out (or --table-only)"
         )
+    with alone_in(options.out):
+        _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
     given, added = _given(options)
     base = base_config(given, options)
     names = chosen(base, options.variants)

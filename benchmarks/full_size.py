@@ -26,6 +26,7 @@ from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.manifest import write_manifest
 from fedm2ct.pipeline.prepare import read_cohort
 from fedm2ct.pipeline.provenance import provenance
+from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.settings import SETTINGS, SIZES, load_setting, without_folders
 from fedm2ct.pipeline.summary import read_result
 from fedm2ct.pipeline.train import slices_on_disk
@@ -100,14 +101,14 @@ def main() -> None:
     setting = load_setting(options.setting, options.size, phantoms=options.phantoms)
     config = shortened(setting.config, options)
     cohort = read_cohort(config, print)
-    write_manifest(config, cohort, options.out)
     record: dict[str, Any] = {
         **provenance(),
         "config": without_folders(config.model_dump(mode="json")),
         "methods": {},
     }
     before = json.loads(options.results.read_text()) if options.results.exists() else []
-    with slices_on_disk(cohort, options.out / ".slices") as slices:
+    with alone_in(options.out), slices_on_disk(cohort, options.out / ".slices") as slices:
+        write_manifest(config, cohort, options.out)
         for method in config.methods:
             record["methods"][method] = measured(config, method, options.out, slices)
             write_atomically(options.results, json.dumps([*before, record], indent=1).encode())

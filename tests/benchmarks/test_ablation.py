@@ -16,6 +16,7 @@ from fedm2ct.cli.options import loaded_setting
 from fedm2ct.config import load_config, parse_config
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.physics.protocols import protocol_to_dict
+from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.settings import load_setting
 from tests import tiny
 
@@ -127,6 +128,12 @@ def test_table_only_makes_the_page_again(command, tmp_path):
     (tmp_path / "p.md").unlink()
     assert command("--table-only") == 0
     assert (tmp_path / "p.md").read_text() == first
+
+
+def test_a_folder_in_which_a_command_is_working_is_refused(command, tmp_path, capsys):
+    with alone_in(tmp_path / "out"):
+        assert command("--variants", "local") == 1
+    assert "another command is working in" in capsys.readouterr().err
 
 
 def test_a_folder_of_another_configuration_is_refused(command, tmp_path, capsys):

@@ -14,6 +14,7 @@ from fedm2ct.pipeline.benchmark import Benchmark
 from fedm2ct.pipeline.benchmark_scores import Costs, scores_of
 from fedm2ct.pipeline.benchmark_units import places, timed_on, unpack
 from fedm2ct.pipeline.conventional import CONVENTIONAL
+from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.unit import unit_folder
 from fedm2ct.report.benchmark_page import benchmark_page
 from fedm2ct.report.style import label
@@ -233,6 +234,16 @@ def test_collect_trains_nothing(tmp_path, capsys):
     (tmp_path / "results.json").unlink()
     assert benchmark(tmp_path, "--collect") == 0
     assert set(record_of(tmp_path)["methods"]) == {"fbp"}
+
+
+def test_nothing_is_run_or_restored_where_a_command_is_working(tmp_path, capsys):
+    (tmp_path / "units.json").write_text('{"format": 1, "units": {}}')
+    with alone_in(tmp_path / "run"):
+        assert benchmark(tmp_path, "--methods", "fbp") == 1
+        assert benchmark(tmp_path, "--collect", "--restore", tmp_path / "units.json") == 1
+        assert capsys.readouterr().err.count("another command is working in") == 2
+        assert benchmark(tmp_path, "--collect") == 1
+        assert "no unit is finished yet" in capsys.readouterr().err
 
 
 def test_folders_put_aside_and_damaged_results_do_not_count(tmp_path):

@@ -1,8 +1,11 @@
 """A whole run: the same seed gives the same bits; resuming knows what has changed."""
 
 import json
+import shutil
 
 import pytest
+
+from fedm2ct.pipeline.run_lock import alone_in
 
 from ..runs import cli, leftovers, weights, write_config, write_patients
 
@@ -83,6 +86,15 @@ def test_resuming_a_finished_run_changes_nothing(patients, tmp_path, capsys):
     after = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file() and p.parent != run}
     assert after == before
     assert manifest(run)["created"] == created
+
+
+def test_a_folder_in_which_a_command_is_working_is_refused(finished, patients, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    before = (tmp_path / "run" / "manifest.json").read_bytes()
+    with alone_in(tmp_path / "run"):
+        assert train(tmp_path, patients, "--resume") == 1
+    assert f"another command is working in {tmp_path / 'run'}" in capsys.readouterr().err
+    assert (tmp_path / "run" / "manifest.json").read_bytes() == before
 
 
 def test_a_method_can_be_added_later(finished, patients, tmp_path):

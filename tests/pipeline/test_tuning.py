@@ -9,6 +9,7 @@ from fedm2ct.config import FedM2CTConfig, MethodConfig, parse_config
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.pipeline import tuned, tuning
+from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.search_spaces import NOT_TUNED, SPACES
 from fedm2ct.pipeline.settings import SETTINGS, SIZES, load_setting, with_options
 from fedm2ct.pipeline.tuned import read_record, read_tuned, values_of
@@ -111,6 +112,12 @@ def test_trials_may_have_fewer_rounds_than_the_benchmark(tmp_path, here, capsys)
     assert {json.loads(line)["round"] for line in log.splitlines()} == {1}
     assert tune(tmp_path, *options) == 1
     assert "tuning of another kind" in capsys.readouterr().err
+
+
+def test_two_searches_in_a_folder_are_refused(tmp_path, here, capsys):
+    with alone_in(tmp_path):
+        assert tune(tmp_path, "--method", "fedprox", "--budget", 1) == 1
+    assert f"another command is working in {tmp_path}" in capsys.readouterr().err
 
 
 def test_what_cannot_be_tuned_is_refused(tmp_path, here, capsys):

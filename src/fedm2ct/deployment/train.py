@@ -20,6 +20,7 @@ from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.fingerprints import unit_fingerprint
 from fedm2ct.pipeline.manifest import write_manifest
+from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.train import check_folder, check_names, check_pairs
 from fedm2ct.pipeline.unit import unit_folder
 
@@ -57,29 +58,26 @@ def train_deployed(
     Raises
     ------
     FedM2CTError
-        If the coordinator is not up, a site is not registered, or a unit fails. The run can then
-        be resumed.
+        If the coordinator is not up, a site is not registered, another command is at work in the
+        run's folder, or a unit fails. The run can then be resumed.
     """
     run = run.absolute()
     check_names(config)
     check_pairs(config)
-    check_folder(config, run, resume)
-    _check_registered(folder, config)
-    cohort = coordinator_cohort(config)
-    write_manifest(config, cohort, run)
-    name = _run_name(config, run)
-    address = f"127.0.0.1:{folder.settings().superlink_port}"
-    control = Control(address, folder.authority)
-    try:
-        _await_services(folder, config, control)
-        for seed in config.seeds:
-            for method in config.methods:
-                unit = describe(
-                    name, config, cohort.protocols, method, seed, unit_fingerprint(config, method)
-                )
-                _train_unit(folder, control, config, run, unit, resume, on_event)
-    finally:
-        control.close()
+    with alone_in(run):
+        check_folder(config, run, resume)
+        _check_registered(folder, config)
+        cohort = coordinator_cohort(config)
+        write_manifest(config, cohort, run)
+        name = _run_name(config, run)
+        address = f"127.0.0.1:{folder.settings().superlink_port}"
+        with contextlib.closing(Control(address, folder.authority)) as control:
+            _await_services(folder, config, control)
+            for seed in config.seeds:
+                for method in config.methods:
+                    fingerprint = unit_fingerprint(config, method)
+                    unit = describe(name, config, cohort.protocols, method, seed, fingerprint)
+                    _train_unit(folder, control, config, run, unit, resume, on_event)
 
 
 def _check_registered(folder: CoordinatorFolder, config: RunConfig) -> None:

@@ -25,6 +25,7 @@ from fedm2ct.pipeline.newcomer import join_all, joined_scores
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import unpaired_sites
 from fedm2ct.pipeline.provenance import provenance
+from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.settings import ALL_METHODS, Setting, without_folders
 from fedm2ct.pipeline.summary import read_result, reference
 from fedm2ct.pipeline.train import run_units
@@ -58,10 +59,13 @@ class Benchmark:
         Raises
         ------
         FedM2CTError
-            When the setting or the folder cannot be used.
+            When the setting or the folder cannot be used, or another command is at work in it.
         """
         left, failures = self.setting, []
-        with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
+        with (
+            alone_in(self.run),
+            warnings_to(lambda text: on_event({"event": "warning", "reason": text})),
+        ):
             while True:
                 try:
                     self._train(left, on_event)

@@ -13,6 +13,7 @@ from typing import Any
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
+from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.settings import ALL_METHODS
 from fedm2ct.pipeline.unit import stored_result, unit_folder
 
@@ -100,19 +101,22 @@ def unpack(file: Path, run: Path) -> int:
     Raises
     ------
     FedM2CTError
-        When the file is none of `packed`'s.
+        When the file is none of `packed`'s, or another command is at work in the folder.
     """
-    put = 0
-    for method, seed, unit in _units(file):
-        folder = unit_folder(run, method, seed)
-        if (folder / "result.json").exists():
-            continue
-        write_atomically(folder / "metrics.jsonl", _lines(unit["rounds"]))
-        if unit["newcomer"] is not None:
-            write_atomically(folder / "newcomer.json", json.dumps(unit["newcomer"]).encode())
-        write_atomically(folder / "result.json", json.dumps(unit["result"]).encode())
-        put += 1
-    return put
+    units = _units(file)
+    with alone_in(run):
+        return sum(_put(unit_folder(run, method, seed), unit) for method, seed, unit in units)
+
+
+def _put(folder: Path, unit: Mapping[str, Any]) -> bool:
+    """Put a unit into its folder, unless that has a result; return whether it was put there."""
+    if (folder / "result.json").exists():
+        return False
+    write_atomically(folder / "metrics.jsonl", _lines(unit["rounds"]))
+    if unit["newcomer"] is not None:
+        write_atomically(folder / "newcomer.json", json.dumps(unit["newcomer"]).encode())
+    write_atomically(folder / "result.json", json.dumps(unit["result"]).encode())
+    return True
 
 
 def _units(file: Path) -> list[tuple[str, int, dict[str, Any]]]:

@@ -27,6 +27,7 @@ from fedm2ct.pipeline.manifest import read_manifest, write_manifest
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.perceptual import prepare_perceptual
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
+from fedm2ct.pipeline.run_lock import LOCK, alone_in
 from fedm2ct.pipeline.summary import summarise
 from fedm2ct.pipeline.unit import is_finished, run_unit, stored_result, unit_folder
 from fedm2ct.report.html import write_report
@@ -89,7 +90,7 @@ def check_folder(config: RunConfig, run: Path, resume: bool) -> None:
         When the folder holds a run and `resume` is false, or the run of another configuration.
     """
     if not (run / "manifest.json").exists():
-        if run.exists() and any(run.iterdir()) and not resume:
+        if run.exists() and any(p.name != LOCK for p in run.iterdir()) and not resume:
             raise FedM2CTError(f"{run}: is not empty; choose another --out folder")
         return
     if not resume:
@@ -122,10 +123,13 @@ def run_all(
     Raises
     ------
     FedM2CTError
-        When a scan, a protocol or the folder cannot be used, or a unit of work fails. The run
-        can then be resumed.
+        When a scan, a protocol or the folder cannot be used, another command is at work in it, or
+        a unit of work fails. The run can then be resumed.
     """
-    with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
+    with (
+        alone_in(run),
+        warnings_to(lambda text: on_event({"event": "warning", "reason": text})),
+    ):
         manifest = run_units(config, run, resume=resume, workers=workers, on_event=on_event)
         on_event({"event": "note", "text": "writing the report"})
         return conclude(config, run, manifest)
@@ -140,6 +144,8 @@ def run_units(
     on_event: Callable[[Event], None],
 ) -> dict[str, Any]:
     """Train and score every unit that is not finished; return the run's manifest.
+
+    The caller sees to it that nobody else is at work in the folder: `run_lock.alone_in`.
 
     Raises
     ------

@@ -21,6 +21,7 @@ from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import read_cohort
 from fedm2ct.pipeline.provenance import provenance
+from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.search_spaces import SPACES
 from fedm2ct.pipeline.settings import Setting, short_names, with_options
 from fedm2ct.pipeline.summary import read_result
@@ -73,7 +74,7 @@ def tune(
     ------
     FedM2CTError
         When a method has nothing to tune, optuna is not installed, the folder holds a tuning of
-        another kind, or a trial fails.
+        another kind, another command is at work in it, or a trial fails.
     """
     for method in methods:
         if method not in SPACES:
@@ -84,8 +85,11 @@ def tune(
     check_pairs(setting.config)
     config = validation_config(setting, rounds)
     length = config.training.rounds
-    before = _tuned_before(out / "tuned.json", _record(setting, budget, length, {}))
-    with warnings_to(lambda text: on_event({"event": "warning", "reason": text})):
+    with (
+        alone_in(out),
+        warnings_to(lambda text: on_event({"event": "warning", "reason": text})),
+    ):
+        before = _tuned_before(out / "tuned.json", _record(setting, budget, length, {}))
         cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
         with slices_on_disk(cohort, out / ".slices") as slices:
             jobs = [
@@ -103,8 +107,8 @@ def tune(
                 for method in methods
             ]
             found = run_jobs(jobs, workers, on_event)
-    record = _record(setting, budget, length, {**before, **found})
-    write_atomically(out / "tuned.json", json.dumps(record, indent=1).encode())
+        record = _record(setting, budget, length, {**before, **found})
+        write_atomically(out / "tuned.json", json.dumps(record, indent=1).encode())
     return record
 
 
