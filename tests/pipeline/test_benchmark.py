@@ -287,6 +287,11 @@ def test_numbers_of_phantoms_are_not_published(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_options_are_tuned_or_the_defaults(tmp_path, capsys):
+    assert benchmark(tmp_path, "--defaults", "--tuned", tmp_path / "tuned.json") == 2
+    assert "--tuned and --defaults exclude each other" in capsys.readouterr().err
+
+
 def checkout(folder):
     for part in ("benchmarks/results", "docs"):
         (folder / part).mkdir(parents=True)

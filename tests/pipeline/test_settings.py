@@ -215,6 +215,19 @@ def test_more_patients_join_the_setting(tmp_path):
     assert phantoms.command == f"{own.command} --phantoms"
 
 
+def test_too_few_patients_of_a_folder_are_said(tmp_path):
+    folder = make_folder(tmp_path)
+    said = "4 patients where 12 are asked for: 2 of 2 for validation, 2 of 10 for the test, none"
+    with pytest.warns(UserWarning, match=said):
+        few = load_setting("all-in-one", "tiny", folder)
+    assert few.config.test.scans[1:] == [str(folder / "c" / "volume.npz"), str(folder / "e")]
+
+
+def test_patients_are_not_counted_without_a_folder():
+    with pytest.raises(ConfigError, match="--test-patients counts patients of --scans; add --sc"):
+        load_setting("all-in-one", "tiny", roles={"test": 2})
+
+
 def test_records_name_no_folders_of_a_machine():
     scans = ["lung1@1/2", "/home/me/scans/p1.npz", "/home/me/scans/p2/volume.npz"]
     assert short_names(scans) == ["lung1@1/2", "scans/p1.npz", "p2/volume.npz"]

@@ -69,6 +69,8 @@ def command(
     from fedm2ct.pipeline.benchmark_units import unpack
     from fedm2ct.pipeline.tuned import read_tuned
 
+    if tuned is not None and defaults:
+        raise click.UsageError("--tuned and --defaults exclude each other; leave one of them out")
     options.refuse_phantoms(publish, scans)
     if publish is not None:
         checkout_folders(publish)  # before hours of training

@@ -7,6 +7,7 @@ TOML files in ``fedm2ct/settings``.
 import difflib
 import math
 import tomllib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -130,8 +131,12 @@ def load_setting(
     Raises
     ------
     FedM2CTError
-        When there is no such setting or size, or the folder has no scans.
+        When there is no such setting or size, the folder has no scans, or there is no folder of
+        which `roles` counts patients.
     """
+    if roles and scans is None:
+        option = f"--{next(iter(roles))}-patients"
+        raise ConfigError(f"{option} counts patients of --scans; add --scans DIR, or leave it out")
     data = _read(known("setting", name, SETTINGS))
     sizes = _read("sizes")
     own = data.pop("sizes", {}).get(known("size", size, SIZES), {})
@@ -233,8 +238,17 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add_patients(data: dict[str, Any], folder: Path, more: Mapping[str, int]) -> None:
-    """Give the patients of a folder their roles, beside the setting's own."""
-    found = assign(patients_in(folder), more["validation"], more["test"], len(data["sites"]))
+    """Give the patients of a folder their roles, beside the setting's own; say if they are few."""
+    patients, asked = patients_in(folder), more["validation"] + more["test"]
+    found = assign(patients, more["validation"], more["test"], len(data["sites"]))
+    if len(patients) < asked:
+        warnings.warn(
+            f"{folder}: holds {len(patients)} patients where {asked} are asked for: "
+            f"{len(found.validation)} of {more['validation']} for validation, {len(found.test)} of "
+            f"{more['test']} for the test, none for the sites (--validation-patients, "
+            "--test-patients)",
+            stacklevel=2,
+        )
     data["validation"]["scans"] += found.validation
     data["test"]["scans"] += found.test
     for site, scans in zip(data["sites"], found.sites, strict=True):
