@@ -146,7 +146,7 @@ def trained(
         client, trainer = halves.clients[site], halves.trainers[site]
         rounds = [dict(client.fit(index, s).metrics) for index, s in enumerate(sent[:-1], 1)]
         log[site] = [*rounds, dict(client.finish(sent[-1]))]
-        trainer.model.load_state_dict(trainer.best, strict=False)
+        trainer.model.load_state_dict(trainer.chosen(), strict=False)
         found[site] = outputs_of(trainer.model.eval())
     return found, log
 

@@ -4,6 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from fedm2ct.errors import FedM2CTError
 from fedm2ct.learning.losses import l2, validation_psnr
 from fedm2ct.learning.mutual import supervised_loss
 from fedm2ct.learning.seeds import seeded_initialisation
@@ -180,6 +181,15 @@ def test_the_best_model_by_validation_is_kept():
     assert site.validate()["val_psnr_db"] < good
     assert site.best_psnr == good
     assert tiny.same(site.best, best)
+
+
+def test_a_model_that_no_validation_can_score_is_not_chosen():
+    site = trainer()
+    with torch.no_grad():
+        site.model.private.last.bias.fill_(math.nan)
+    assert math.isnan(site.validate()["val_psnr_db"])
+    with pytest.raises(FedM2CTError, match=r"site A: the training has diverged.*lower the"):
+        site.chosen()
 
 
 def test_validation_weighs_private_against_shared():

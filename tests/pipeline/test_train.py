@@ -1,6 +1,7 @@
 """A whole run: the same seed gives the same bits; resuming knows what has changed."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -117,6 +118,13 @@ def test_other_test_patients_are_scored_without_training_again(patients, tmp_pat
         entry = summary(tmp_path / "run")["methods"][method]["sites"]["A"]
         assert entry["psnr_db"] != scored["methods"][method]["sites"]["A"]["psnr_db"]
         assert list(entry["patients"]) == manifest(tmp_path / "run")["patients"]["test"]
+
+
+def test_a_training_that_has_diverged_leaves_no_model(patients, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fedm2ct.learning.trainer.validation_psnr", lambda *_: math.nan)
+    assert train(tmp_path, patients, methods=("local",), rounds=1) == 1
+    assert "site A: the training has diverged" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("model.safetensors"))
 
 
 def test_a_scan_that_has_changed_since_is_refused(tmp_path, capsys):

@@ -116,7 +116,7 @@ class SiteHost:
         own = root / "sites" / name
 
         def keep_best() -> None:
-            save_model(trainer.model, trainer.best, own / "model.safetensors")
+            save_model(trainer.model, trainer.chosen(), own / "model.safetensors")
 
         return HostedSite(name, halves.clients[name], own, identity, keep_best)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fedm2ct.config import TrainingConfig
 from fedm2ct.data.scans import Scan
 from fedm2ct.data.simulate import Measurements, PairedData
+from fedm2ct.errors import FedM2CTError
 from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.learning.seeds import generator
 from fedm2ct.learning.slice_privacy import SlicePrivacy, sampling_rate
@@ -267,6 +268,22 @@ class SiteTrainer:
         if reached > self.best_psnr:
             self.best_psnr = reached
             self.best = {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()}
+
+    def chosen(self) -> State:
+        """Return the model of the best validation.
+
+        Raises
+        ------
+        FedM2CTError
+            If no validation has had a score: the training has diverged.
+        """
+        if not self.best:
+            raise FedM2CTError(
+                f"site {self.task.name}: the training has diverged, for no validation has a finite "
+                "score; lower the learning rate (training.learning_rate, "
+                "training.projection_learning_rate)"
+            )
+        return self.best
 
     def best_state(self) -> State:
         """Return the best model so far and its score."""

@@ -274,7 +274,7 @@ def _trained(trainer: SiteTrainer, client: ClientHalf, rounds: int) -> Reconstru
     for index in range(1, rounds + 1):
         trainer.train_round(index, _loss(client, index))
         trainer.validate()
-    trainer.model.load_state_dict(trainer.best)
+    trainer.model.load_state_dict(trainer.chosen())
     model = trainer.model.eval()
     return lambda sinogram: model(sinogram).final
 

@@ -105,7 +105,13 @@ def train(
     resume: bool,
     on_event: Emit,
 ) -> None:
-    """Train a method and write every site's best model."""
+    """Train a method and write every site's best model.
+
+    Raises
+    ------
+    FedM2CTError
+        When the training fails, or has diverged at a site.
+    """
     setup = Setup(config, site_tasks(cohort, seed), seed, cohort.public(), compute_device())
     halves: Halves = build_halves(method, setup)
     run_method(
@@ -120,7 +126,7 @@ def train(
     )
     for name, trainer in halves.trainers.items():
         path = folder / "sites" / name / "model.safetensors"
-        save_model(trainer.model, trainer.best, path)
+        save_model(trainer.model, trainer.chosen(), path)
 
 
 def set_up(cohort: Cohort, method: str, seed: int, folder: Path) -> None:
