@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.benchmark_units import origins, places
+from fedm2ct.pipeline.lesions import trained_since
 from fedm2ct.report.style import label, ordered
 
 HERE = Path(__file__).parent
@@ -54,8 +55,14 @@ def with_seed(record: Record | None, name: str, lesions: Record, run: Path) -> R
     Raises
     ------
     SystemExit
-        When it is of other lesions or methods than the record's other seeds.
+        When it is of models that the run no longer has, or of other lesions or methods than the
+        record's other seeds.
     """
+    if changed := trained_since(lesions, run):
+        raise SystemExit(
+            f"{run / 'lesions.json'}: is of other models than the run's of {', '.join(changed)}: "
+            "give `fedm2ct lesions` again"
+        )
     about = {
         "benchmark": name,
         "diameters_mm": lesions["diameters_mm"],

@@ -132,6 +132,15 @@ def test_a_seed_of_other_lesions_is_refused_and_nothing_is_written(folder, calle
     assert folder.record == before
 
 
+def test_models_that_were_trained_anew_are_refused_and_nothing_is_written(folder, called):
+    planted = copy.deepcopy(PLANTED)
+    planted["methods"]["tv"]["unit"] = {"trained": "of-another", "from": None}
+    folder.put(planted)
+    with pytest.raises(SystemExit, match=r"lesions.json: is of other models than the run's of tv"):
+        called(folder.path / "bench")
+    assert not (folder.path / "results" / "lesions-all-in-one-tiny.json").exists()
+
+
 def test_what_is_missing_is_named(folder, called, capsys):
     with pytest.raises(SystemExit):
         called(folder.path)

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from fedm2ct.pipeline.lesions import read_lesions
+from fedm2ct.pipeline.lesions import read_lesions, trained_since
 from fedm2ct.pipeline.manifest import config_of
 
 from ..runs import cli
@@ -63,6 +63,24 @@ def test_it_is_the_same_again_and_of_these_test_patients(planted, finished):
     assert read_lesions(config, finished) is None
     other = config.model_copy(update={"test": config.test.model_copy(update={"slices": 1})})
     assert read_lesions(other, planted) is None
+
+
+def test_lesions_of_models_that_were_trained_anew_are_not_shown(planted, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(planted, run)
+    config, found = config_of(run), json.loads((run / "lesions.json").read_text())
+    path = run / "local" / "seed-4" / "result.json"
+    result = json.loads(path.read_text())
+    assert found["methods"]["local"]["unit"] == {n: result[n] for n in ("trained", "from")}
+    assert trained_since(found, run) == []
+    result["from"]["date"] = "2020-01-01"
+    path.write_text(json.dumps(result))
+    assert trained_since(found, run) == ["local"]
+    assert read_lesions(config, run) is None
+    for method in found["methods"].values():
+        del method["unit"]  # as an older version wrote it
+    (run / "lesions.json").write_text(json.dumps(found))
+    assert read_lesions(config, run) == found
 
 
 def test_lesions_that_find_no_room_are_refused(planted, capsys):

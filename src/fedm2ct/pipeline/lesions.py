@@ -32,7 +32,7 @@ from fedm2ct.pipeline.provenance import versions
 from fedm2ct.pipeline.settings import ALL_METHODS, known
 from fedm2ct.pipeline.site_files import scan_hash
 from fedm2ct.pipeline.summary import read_result
-from fedm2ct.pipeline.unit import reconstructors_of
+from fedm2ct.pipeline.unit import reconstructors_of, stored_result, unit_folder
 
 DIAMETERS_MM = (6.0, 10.0)
 CONTRASTS_HU = (-40.0, 40.0)
@@ -82,6 +82,7 @@ def lesion_test(
         raise FedM2CTError("--methods names no method; leave it out for all of the run's")
     for method in methods:
         read_result(run, known("method", method, ALL_METHODS), seed)
+    units = {method: _unit(run, method, seed) for method in methods}
     protocols = {n: protocol_from_dict(p) for n, p in manifest["protocols"].items()}
     kinds = list(product(diameters_mm, contrasts_hu))
     tests = _test_slices(manifest)
@@ -105,7 +106,7 @@ def lesion_test(
                 scores[method][site] = _of_site(lesions, values)
                 progress(next(steps), total, f"site {site}, {method}")
     result = {
-        "methods": {method: _of_method(table) for method, table in scores.items()},
+        "methods": {m: {**_of_method(table), "unit": units[m]} for m, table in scores.items()},
         "sites": sites,
         "diameters_mm": list(diameters_mm),
         "contrasts_hu": list(contrasts_hu),
@@ -127,9 +128,32 @@ def _described(
 
 
 def read_lesions(config: RunConfig, run: Path) -> dict[str, Any] | None:
-    """Return what `lesion_test` wrote; None without it, or if it is of other test patients."""
+    """Return what `lesion_test` wrote; None without it.
+
+    And None if it is of other test patients, or of models that are no longer those of the run.
+    """
     result = read_table(run / _FILE)
-    return result if result.get("tested") == test_fingerprint(config) else None
+    if result.get("tested") != test_fingerprint(config) or trained_since(result, run):
+        return None
+    return result
+
+
+def trained_since(result: Mapping[str, Any], run: Path) -> list[str]:
+    """Return the methods whose models are others than those that lesions were planted for.
+
+    What an older version wrote does not say of which it is, and counts as of the run's.
+    """
+    return [
+        method
+        for method, found in result["methods"].items()
+        if "unit" in found and found["unit"] != _unit(run, method, result["seed"])
+    ]
+
+
+def _unit(run: Path, method: str, seed: int) -> dict[str, Any]:
+    """Return what tells a unit's models from others: their training, when and where."""
+    stored = stored_result(unit_folder(run, method, seed))
+    return {name: stored.get(name) for name in ("trained", "from")}
 
 
 def _test_slices(manifest: Mapping[str, Any]) -> list[tuple[Scan, Sequence[int]]]:
