@@ -115,20 +115,38 @@ def _given(options: argparse.Namespace) -> tuple[RunConfig, str]:
     return validation_config(setting), setting.added
 
 
-def _asked(options: argparse.Namespace) -> dict[str, int]:
-    """Return what is to be otherwise than in the configuration that is given, by option."""
-    names = ("rounds", "steps", "site_slices")
-    given = {name.replace("_", "-"): getattr(options, name) for name in names}
-    return {name: number for name, number in given.items() if number is not None}
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what is to be otherwise than by default, by option: what makes the page again.
+
+    Files outside of the checkout are a machine's own and left out.
+    """
+    names = ("rounds", "steps", "site_slices", "seeds")
+    found = {
+        n.replace("_", "-"): value for n in names if (value := getattr(options, n)) is not None
+    }
+    for what, usual in _usual_files(options).items():
+        path = getattr(options, what).resolve()
+        if path != usual and path.is_relative_to(ROOT):
+            found[what] = path.relative_to(ROOT).as_posix()
+    return found
 
 
 def _name_files(options: argparse.Namespace) -> None:
     """Fill in where results and page go."""
+    for what, usual in _usual_files(options).items():
+        setattr(options, what, getattr(options, what) or usual)
+
+
+def _usual_files(options: argparse.Namespace) -> dict[str, Path]:
+    """Return where results and page go by default."""
     name = "ablation" if options.setting is None else f"ablation-{options.setting}-{options.size}"
-    for what, number in _asked(options).items():
-        name += f"-{number}-{what.removeprefix('site-')}"
-    options.results = options.results or ROOT / "benchmarks" / "results" / f"{name}.json"
-    options.page = options.page or ROOT / "docs" / f"{name}.md"
+    for what in ("rounds", "steps", "site_slices"):
+        if (number := getattr(options, what)) is not None:
+            name += f"-{number}-{what.removeprefix('site_')}"
+    return {
+        "results": ROOT / "benchmarks" / "results" / f"{name}.json",
+        "page": ROOT / "docs" / f"{name}.md",
+    }
 
 
 def base_config(config: RunConfig, options: argparse.Namespace) -> RunConfig:

@@ -59,11 +59,16 @@ def _paragraph(text: str) -> str:
 
 def _head(results: dict[str, Any]) -> str:
     setting, _, size = results["config"]["name"].rpartition("-")
-    asked = "".join(f" --{option} {number}" for option, number in results["asked"].items())
+    asked = "".join(f" --{option} {_words(value)}" for option, value in results["asked"].items())
     if setting not in SETTINGS:
         return _HEAD.format(source=f" CONFIG.toml{asked}", again=asked)
     again = f" --setting {setting} --size {size}{asked}"
     return _HEAD.format(source=again + results["added"], again=again)
+
+
+def _words(value: object) -> str:
+    """Return an option's value as the command line has it."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _setting(results: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """The ablation's variants, its run, its numbers and its page, on the smallest federation."""
 
 import json
+import re
+import shlex
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +29,7 @@ EXPECTED = [
     *("contributed", "alpha-half", "side-by-side"),
     *("local", "local-public", "local-analytical", "fedavg", "fedper", "pooled"),
 ]
+COMMAND = re.compile(r"^python benchmarks/ablation\.py (.*)$", re.MULTILINE)
 SOME = ["no-exchange", "no-metamodel", "contributed", "local"]
 
 
@@ -217,6 +220,49 @@ def test_what_was_asked_for_is_in_the_files_names_and_on_the_page(tmp_path, comm
     assert f"ablation.py CONFIG.toml {asked} --out RUN" in page(results)
     results["config"]["name"] = "all-in-one-tiny"
     assert f"--setting all-in-one --size tiny {asked} --table-only" in page(results)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ablation",
+        "ablation-all-in-one-small",
+        "ablation-all-in-one-small-5-slices",
+        "ablation-multi-vendor-small",
+    ],
+)
+def test_a_page_s_commands_make_it_again(name, monkeypatch):
+    """They give the record's configuration (but for added scans) and write the same files."""
+    monkeypatch.chdir(ablation.ROOT)
+    files = [Path("benchmarks", "results", f"{name}.json"), Path("docs", f"{name}.md")]
+    stored, text = (file.read_text(encoding="utf-8") for file in files)
+    record, whole, again = json.loads(stored), *map(parsed, COMMAND.findall(text))
+    for options in (whole, again):
+        assert [p.resolve() for p in (options.results, options.page)] == [
+            f.resolve() for f in files
+        ]
+        assert ablation._asked(options) == record["asked"]
+    assert again.table_only
+    whole.scans = whole.validation_patients = whole.test_patients = None
+    base = ablation.base_config(ablation._given(whole)[0], whole).model_dump(mode="json")
+    made, expected = (
+        parse_config({**config, "test": record["config"]["test"], "sites": sites(config)})
+        for config in (base, record["config"])
+    )
+    assert made == expected
+
+
+def parsed(command):
+    """Return a printed command's options; its configuration is the example's."""
+    words = shlex.split(command.replace("CONFIG.toml", str(EXAMPLE)), comments=True)
+    options = ablation._parser().parse_args(words)
+    ablation._name_files(options)
+    return options
+
+
+def sites(config):
+    """Return a configuration's sites with the first of their scans."""
+    return [{**site, "scans": site["scans"][:1]} for site in config["sites"]]
 
 
 def test_more_rounds_are_those_of_the_long_rows():
