@@ -103,20 +103,18 @@ def unpack(file: Path, run: Path) -> int:
     FedM2CTError
         When the file is none of `packed`'s, or another command is at work in the folder.
     """
-    units = _units(file)
+    units, put = _units(file), 0
     with alone_in(run):
-        return sum(_put(unit_folder(run, method, seed), unit) for method, seed, unit in units)
-
-
-def _put(folder: Path, unit: Mapping[str, Any]) -> bool:
-    """Put a unit into its folder, unless that has a result; return whether it was put there."""
-    if (folder / "result.json").exists():
-        return False
-    write_atomically(folder / "metrics.jsonl", _lines(unit["rounds"]))
-    if unit["newcomer"] is not None:
-        write_atomically(folder / "newcomer.json", json.dumps(unit["newcomer"]).encode())
-    write_atomically(folder / "result.json", json.dumps(unit["result"]).encode())
-    return True
+        for method, seed, unit in units:
+            folder = unit_folder(run, method, seed)
+            if (folder / "result.json").exists():
+                continue
+            write_atomically(folder / "metrics.jsonl", _lines(unit["rounds"]))
+            if unit["newcomer"] is not None:
+                write_atomically(folder / "newcomer.json", json.dumps(unit["newcomer"]).encode())
+            write_atomically(folder / "result.json", json.dumps(unit["result"]).encode())
+            put += 1
+    return put
 
 
 def _units(file: Path) -> list[tuple[str, int, dict[str, Any]]]:

@@ -5,14 +5,17 @@ holds it, however that ends; workers do not inherit it.
 """
 
 import contextlib
-import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import storage_failure
+
+if sys.platform != "win32":
+    import fcntl
 
 LOCK = ".lock"
 
@@ -21,13 +24,16 @@ LOCK = ".lock"
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep every other command out of a folder, which is made where missing.
 
-    On a file system without locks nobody is kept out.
+    On a system or a file system without such locks nobody is kept out.
 
     Raises
     ------
     FedM2CTError
         When another command is at work there.
     """
+    if sys.platform == "win32":
+        yield
+        return
     path, new = folder / LOCK, not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
