@@ -29,7 +29,7 @@ from fedm2ct.pipeline.manifest import (
 )
 from fedm2ct.pipeline.prepare import acquire_tests, load_any
 from fedm2ct.pipeline.provenance import versions
-from fedm2ct.pipeline.settings import ALL_METHODS, known
+from fedm2ct.pipeline.settings import ALL_METHODS, known_name
 from fedm2ct.pipeline.site_files import scan_hash
 from fedm2ct.pipeline.summary import read_result
 from fedm2ct.pipeline.unit import reconstructors_of, stored_result, unit_folder
@@ -81,7 +81,7 @@ def lesion_test(
     if not methods:
         raise FedM2CTError("--methods names no method; leave it out for all of the run's")
     for method in methods:
-        read_result(run, known("method", method, ALL_METHODS), seed)
+        read_result(run, known_name("method", method, ALL_METHODS), seed)
     units = {method: _unit(run, method, seed) for method in methods}
     protocols = {n: protocol_from_dict(p) for n, p in manifest["protocols"].items()}
     kinds = list(product(diameters_mm, contrasts_hu))

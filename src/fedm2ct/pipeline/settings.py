@@ -137,9 +137,9 @@ def load_setting(
     if roles and scans is None:
         option = f"--{next(iter(roles))}-patients"
         raise ConfigError(f"{option} counts patients of --scans; add --scans DIR, or leave it out")
-    data = _read(known("setting", name, SETTINGS))
+    data = _read(known_name("setting", name, SETTINGS))
     sizes = _read("sizes")
-    own = data.pop("sizes", {}).get(known("size", size, SIZES), {})
+    own = data.pop("sizes", {}).get(known_name("size", size, SIZES), {})
     measures = _merged(sizes[size], own)
     places = {field: measures.pop(field) for field in _SIZE_FIELDS}
     title, more, newcomer = data.pop("title"), data.pop("more"), data.pop("newcomer", None)
@@ -210,7 +210,7 @@ def without_folders(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def known(what: str, name: str, names: Sequence[str]) -> str:
+def known_name(what: str, name: str, names: Sequence[str]) -> str:
     """Return the name of one thing of a kind.
 
     Raises
