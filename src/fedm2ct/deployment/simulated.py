@@ -40,7 +40,7 @@ def train_simulated(
 
     slices = folder / ".slices"
     store_cohort(cohort, slices)
-    tasks = tasks_without_slices(cohort.protocols)
+    tasks = tasks_without_slices(cohort)
     halves = build_halves(method, Setup(config, tasks, seed, cohort.public()))
     find = functools.partial(
         virtual_site, config.model_dump_json(), str(slices), method, seed, str(folder)

@@ -156,7 +156,7 @@ def test_every_method_starts_from_an_iterative_image_and_trains_in_bfloat16(meth
     dropped = []
 
     def on_event(event):
-        if event["event"] in ("dropped", "warning"):
+        if event["event"] in ("dropped", "failed", "warning"):
             dropped.append(event)
 
     run_method(
