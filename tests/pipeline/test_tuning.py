@@ -57,6 +57,22 @@ def test_ranges_hold_the_default_and_are_allowed(method, option):
     assert where.low > 0 or not where.log
 
 
+@pytest.mark.parametrize("method", SPACES)
+def test_a_small_budget_looks_at_every_third_of_each_range(method):
+    points = tuning.spread(method, 3)
+    for option, where in SPACES[method].items():
+        scale = math.log if where.log else float
+        width = scale(where.high) - scale(where.low) + where.whole
+        parts = [(scale(p[option]) - scale(where.low) + where.whole / 2) / width for p in points]
+        assert sorted(int(3 * part) for part in parts) == [0, 1, 2]
+    assert points == tuning.spread(method, 3)
+
+
+def test_methods_are_not_searched_at_the_same_places():
+    found = [tuning.spread(m, 3)[0]["mu"] for m in ("moon", "fedmri")]  # of equal ranges
+    assert found[0] != found[1]
+
+
 def test_a_trial_knows_validation_patients_only():
     setting = load_setting("all-in-one", "small")
     config = tuning.validation_config(setting)

@@ -2,8 +2,10 @@
 
 A trial is a unit of work like any other, whose test patients are the setting's validation patients:
 the benchmark's test patients are not even read. The first trial has the default options, so that
-the search cannot end below them. The search is optuna's TPE under a fixed seed: broken off, it goes
-through its finished trials again without training, and on to the same end.
+the search cannot end below them. The next ones are spread over the ranges, so that a small budget
+looks above and below the defaults; what is left of the budget is optuna's TPE. All of it is under
+fixed seeds: broken off, a search goes through its finished trials again without training, and on to
+the same end.
 """
 
 import json
@@ -13,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import qmc
 
 from fedm2ct.config import ConfigError, RunConfig, parse_config
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.files import write_atomically
+from fedm2ct.learning.seeds import derive_seed
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import read_cohort
 from fedm2ct.pipeline.provenance import provenance
@@ -35,7 +39,8 @@ Emit = Callable[[Event], None]
 TUNING_SEED = 1000
 """Seed of the trials: none that a size's benchmark uses."""
 SEARCH_SEED = 0
-_FIRST_AT_RANDOM = 4
+_SPREAD = 3
+"""Trials that are spread over the ranges, after that of the defaults."""
 
 
 def tune(
@@ -120,9 +125,10 @@ def tune_method(
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     base = parse_config(config)
-    sampler = optuna.samplers.TPESampler(seed=SEARCH_SEED, n_startup_trials=_FIRST_AT_RANDOM)
+    sampler = optuna.samplers.TPESampler(seed=SEARCH_SEED, n_startup_trials=1 + _SPREAD)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.enqueue_trial(defaults(base, method))
+    for values in (defaults(base, method), *spread(method, min(_SPREAD, budget - 1))):
+        study.enqueue_trial(values)
     trials: list[dict[str, Any]] = []
     for number in range(budget):
         trial = study.ask()
@@ -144,6 +150,20 @@ def defaults(config: RunConfig, method: str) -> dict[str, Any]:
     """Return the present values of a method's tunable options."""
     table = config.fedm2ct if method == "fedm2ct" else getattr(config.method, method)
     return {name: getattr(table, name) for name in SPACES[method]}
+
+
+def spread(method: str, number: int) -> list[dict[str, Any]]:
+    """Return options over all of a method's ranges: a Latin hypercube, of each method its own.
+
+    Of each range, on its scale, every one of `number` equal parts has one value.
+    """
+    space = SPACES[method]
+    draw = np.random.default_rng(derive_seed(SEARCH_SEED, method, "spread"))
+    points = qmc.LatinHypercube(len(space), rng=draw).random(number)
+    return [
+        {name: where.at(float(u)) for (name, where), u in zip(space.items(), point, strict=True)}
+        for point in points
+    ]
 
 
 def _suggested(trial: "optuna.Trial", method: str, name: str) -> float | int:
@@ -184,7 +204,8 @@ def _record(setting: Setting, budget: int, rounds: int, found: dict[str, Any]) -
         "size": setting.size,
         "budget": budget,
         "rounds": rounds,
-        "search": f"optuna {_optuna().__version__}, TPE, seed {SEARCH_SEED}; trials' seed "
+        "search": f"defaults, {_SPREAD} trials spread over the ranges, then optuna "
+        f"{_optuna().__version__}, TPE, seed {SEARCH_SEED}; trials' seed "
         f"{TUNING_SEED}; mean PSNR over sites and validation patients",
         "validation": {
             "scans": short_names(setting.validation.scans),
