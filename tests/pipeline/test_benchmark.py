@@ -346,6 +346,9 @@ def test_patients_sites_and_seeds_are_averaged_in_this_order():
     assert entry["mean"]["psnr_db"]["mean"] == pytest.approx(interval.mean)
     assert entry["mean"]["psnr_db"]["low"] == pytest.approx(interval.low)
     assert entry["mean"]["psnr_db"]["n"] == found["n_patients"] == 3
+    means = [entry["by_seed"][seed]["psnr_db"] for seed in ("0", "1")]  # patients count alike
+    assert np.mean(means) == pytest.approx(interval.mean)
+    assert means[1] - means[0] == pytest.approx(1.0)
     assert entry["costs"]["bytes_up"] == 8e6
 
 

@@ -149,7 +149,9 @@ def _method(
         if any(apart):
             unpaired[metric] = _number(float(np.mean(np.array(numbers)[apart])))
     seeds = {
-        str(seed): {m: float(np.nanmean(_by_slice(s, m))) for m in _metrics(first)}
+        str(seed): {
+            m: float(np.nanmean(_by_patient(_by_slice(s, m), patients))) for m in _metrics(first)
+        }
         for seed, s in sorted(by_seed.items())
     }
     found = {"mean": mean, "sites": sites, "patients": each, "by_seed": seeds}

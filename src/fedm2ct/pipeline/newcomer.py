@@ -203,14 +203,15 @@ def _joined(
         return _conventional(cohort, method, site.name, seed, count)
     task = _task(cohort, site.name, seed, max(1, count))
     halves = METHODS[method](Setup(config, [task], seed, cohort.public(), compute_device()))
-    trainer = halves.trainers[site.name]
-    if shared:
+    trainer, (client,) = halves.trainers[site.name], halves.clients.values()
+    if shared and isinstance(client, SiteClient):
+        client.join(shared)
+    elif shared:
         trainer.model.load_shared(shared)
     if count == 0:
         if trainer.task.public_validation and trainer.model.spec.prompted:
             choose_prompt(trainer, known)
         return _untrained(trainer.model.eval())
-    (client,) = halves.clients.values()
     return _trained(trainer, client, config.training.rounds)
 
 

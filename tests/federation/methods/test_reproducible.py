@@ -74,6 +74,7 @@ def run(variant, folder, *, seed=SEED, stop_after=None, resume=False):
     """Run a variant to its end, or until a round is stored; return its halves."""
 
     def on_event(event):
+        assert event["event"] not in ("dropped", "failed"), event
         if event["event"] == "checkpoint" and event["round"] == stop_after:
             raise Interrupted
 
