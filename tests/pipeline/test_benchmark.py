@@ -1,6 +1,7 @@
 """The benchmark from command to page: every method runs, what is done is not done again."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -283,10 +284,30 @@ def test_units_made_otherwise_do_not_count(tmp_path, two_sites):
     place = checkout(tmp_path)
     assert benchmark(tmp_path / "a", "--methods", "fedprox", "--publish", place) == 0
     units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
-    other = two_sites("all-in-one", "tiny", phantoms=True).with_options({"fedprox": {"mu": 0.9}})
-    assert unpack(units, tmp_path / "b" / "run") == 1
-    assert Benchmark(other, tmp_path / "b").finished() == {}
-    assert unpack(units, tmp_path / "b" / "run") == 0
+    setting, run = two_sites("all-in-one", "tiny", phantoms=True), tmp_path / "b" / "run"
+    other = setting.with_options({"fedprox": {"mu": 0.9}})
+    assert unpack(units, run, other) == {"trained on other scans or with other options": 1}
+    tests = setting.config.test.model_copy(update={"slices": 1})
+    other = replace(setting, config=setting.config.model_copy(update={"test": tests}))
+    assert unpack(units, run, other) == {"scored on other test scans or otherwise": 1}
+    assert not run.exists()
+    assert unpack(units, run, setting) == {"": 1}
+    assert Benchmark(setting, tmp_path / "b").finished() == {"fedprox": [0]}
+    assert unpack(units, run, setting) == {"in the folder already, finished or begun": 1}
+
+
+def test_restoring_leaves_a_unit_that_has_begun(tmp_path, capsys):
+    place = checkout(tmp_path)
+    assert benchmark(tmp_path / "a", "--methods", "fbp,fedprox", "--publish", place) == 0
+    units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
+    begun = unit_folder(tmp_path / "b" / "run", "fedprox", 0)
+    (begun / "checkpoints").mkdir(parents=True)
+    (begun / "metrics.jsonl").write_text("{}\n")
+    capsys.readouterr()
+    assert benchmark(tmp_path / "b", "--collect", "--restore", units, "--methods", "fbp") == 1
+    said = capsys.readouterr().err
+    assert "Restored: 1 finished units\nNot restored: 1 in the folder already" in said
+    assert (begun / "metrics.jsonl").read_text() == "{}\n" and len(list(begun.iterdir())) == 2
 
 
 def test_units_of_other_test_patients_are_refused_before_training(tmp_path, monkeypatch, capsys):

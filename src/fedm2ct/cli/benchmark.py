@@ -65,7 +65,6 @@ def command(
     """
     from fedm2ct.pipeline.benchmark import Benchmark
     from fedm2ct.pipeline.benchmark import publish as publish_record
-    from fedm2ct.pipeline.benchmark_units import unpack
     from fedm2ct.pipeline.tuned import read_tuned
 
     wanted = options.loaded_setting(setting, size, scans)
@@ -74,7 +73,7 @@ def command(
     folder = out or Path("runs") / "benchmark" / f"{setting}-{size}"
     bench = Benchmark(wanted, folder, values, options.default_workers(workers))
     if restore is not None:
-        click.echo(f"Restored: {unpack(restore, bench.run)} finished units", err=True)
+        _restore(bench, restore)
     failures = [] if collect else _train(bench)
     record = bench.collect()
     click.echo(_table(record))
@@ -84,6 +83,16 @@ def command(
             click.echo(f"Published: {path}")
     if failures:
         raise click.ClickException("; ".join(failures))
+
+
+def _restore(bench: "Benchmark", file: Path) -> None:
+    """Restore a file's units; say how many there were, and of the others why not."""
+    from fedm2ct.pipeline.benchmark_units import unpack
+
+    found = unpack(file, bench.run, bench.setting)
+    click.echo(f"Restored: {found.pop('', 0)} finished units", err=True)
+    for reason, number in found.items():
+        click.echo(f"Not restored: {number} {reason}", err=True)
 
 
 def _train(bench: "Benchmark") -> list[str]:

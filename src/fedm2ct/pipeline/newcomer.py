@@ -134,7 +134,7 @@ def join_unit(
             _, scored = assess({"": reconstructor}, data, protocol, patients, joined.window)
             scores[str(count)] = asdict(scored[""])
             on_event({"event": "note", "text": f"{site.name} joins {method} with {count} slices"})
-    result = {"scores": scores, "joined": _fingerprint(parsed, site, method)}
+    result = {"scores": scores, "joined": joined_fingerprint(parsed, site, method)}
     write_atomically(folder / "newcomer.json", json.dumps(result).encode())
 
 
@@ -146,13 +146,13 @@ def joined_scores(
         stored = json.loads((folder / "newcomer.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    if stored.get("joined") != _fingerprint(config, newcomer, method):
+    if stored.get("joined") != joined_fingerprint(config, newcomer, method):
         return {}
     scores: dict[str, dict[str, Any]] = stored["scores"]
     return scores
 
 
-def _fingerprint(config: RunConfig, newcomer: SiteConfig, method: str) -> str:
+def joined_fingerprint(config: RunConfig, newcomer: SiteConfig, method: str) -> str:
     """Hash what the newcomer's scores depend on: the unit, the newcomer, the test."""
     own = unit_fingerprint(joined_config(config, newcomer), method)
     return f"{unit_fingerprint(config, method)}-{own}-{test_fingerprint(config)}"
