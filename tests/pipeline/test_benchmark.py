@@ -218,6 +218,8 @@ def test_methods_share_what_their_networks_start_from(tmp_path, monkeypatch):
 def test_collect_trains_nothing(tmp_path, capsys):
     assert benchmark(tmp_path, "--collect") == 1
     assert "no unit is finished yet" in capsys.readouterr().err
+    assert benchmark(tmp_path, "--collect", "--methods", "fbq") == 1
+    assert "'fbq' is not known; did you mean 'fbp'?" in capsys.readouterr().err
     assert benchmark(tmp_path, "--methods", "fbp") == 0
     (tmp_path / "results.json").unlink()
     assert benchmark(tmp_path, "--collect") == 0

@@ -65,11 +65,13 @@ def command(
     """
     from fedm2ct.pipeline.benchmark import Benchmark
     from fedm2ct.pipeline.benchmark import publish as publish_record
+    from fedm2ct.pipeline.train import check_names
     from fedm2ct.pipeline.tuned import read_tuned
 
     wanted = options.loaded_setting(setting, size, scans)
     values = {} if defaults else read_tuned(wanted, tuned)
     wanted = wanted.with_options(values).chosen(options.listed(methods), _numbers(seeds))
+    check_names(wanted.config)
     folder = out or Path("runs") / "benchmark" / f"{setting}-{size}"
     bench = Benchmark(wanted, folder, values, options.default_workers(workers))
     if restore is not None:
