@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedm2ct.errors import FedM2CTError
 from fedm2ct.evaluation.statistics import bootstrap_mean, holm, paired_wilcoxon
 from fedm2ct.federation.jobs import JobError
 from fedm2ct.federation.methods import METHODS
@@ -14,6 +15,7 @@ from fedm2ct.pipeline.benchmark import Benchmark
 from fedm2ct.pipeline.benchmark_scores import Costs, scores_of
 from fedm2ct.pipeline.benchmark_units import places, timed_on, unpack
 from fedm2ct.pipeline.conventional import CONVENTIONAL
+from fedm2ct.pipeline.train import check_tested
 from fedm2ct.pipeline.unit import unit_folder
 from fedm2ct.report.benchmark_page import benchmark_page
 from fedm2ct.report.style import label
@@ -306,23 +308,64 @@ def test_restoring_leaves_a_unit_that_has_begun(tmp_path, capsys):
     (begun / "checkpoints").mkdir(parents=True)
     (begun / "metrics.jsonl").write_text("{}\n")
     capsys.readouterr()
-    assert benchmark(tmp_path / "b", "--collect", "--restore", units, "--methods", "fbp") == 1
+    assert benchmark(tmp_path / "b", "--collect", "--restore", units) == 0
     said = capsys.readouterr().err
     assert "Restored: 1 finished units\nNot restored: 1 in the folder already" in said
     assert (begun / "metrics.jsonl").read_text() == "{}\n" and len(list(begun.iterdir())) == 2
 
 
-def test_units_of_other_test_patients_are_refused_before_training(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def units_of_another(tmp_path):
+    """A published fbp unit of patient "another", and the test patient's own name."""
     place = checkout(tmp_path)
     assert benchmark(tmp_path / "a", "--methods", "fbp", "--publish", place) == 0
     (patient,) = record_of(tmp_path / "a")["patients"]["test"]
     units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
     units.write_text(units.read_text().replace(f'"{patient}"', '"another"'))
+    return units, patient
+
+
+def test_units_of_other_test_patients_are_refused_before_training(
+    units_of_another, tmp_path, monkeypatch, capsys
+):
+    units, patient = units_of_another
     monkeypatch.setattr("fedm2ct.pipeline.train.run_jobs", lambda *_: pytest.fail("trains"))
     assert benchmark(tmp_path / "b", "--methods", "fbp,local", "--restore", units) == 1
     said = capsys.readouterr().err
     assert f"{tmp_path / 'b' / 'run' / 'fbp' / 'seed-0'}: was scored on other test patients" in said
     assert f"(another, {patient}: on one side only)" in said
+
+
+@pytest.mark.parametrize("options", [("--methods", "sirt"), ("--collect",)])
+def test_units_of_other_test_patients_do_not_get_into_the_record(
+    units_of_another, tmp_path, capsys, options
+):
+    units, patient = units_of_another
+    assert benchmark(tmp_path / "b", "--restore", units, *options) == 1
+    assert f"(another, {patient}: on one side only)" in capsys.readouterr().err
+    assert not (tmp_path / "b" / "results.json").exists()
+
+
+def test_units_of_other_slices_of_the_same_patients_are_refused(tmp_path):
+    folder = tmp_path / "fbp" / "seed-0"
+    folder.mkdir(parents=True)
+    result = {"scores": {"A": {"": {"patients": ["p", "q", "q"]}}}}
+    (folder / "result.json").write_text(json.dumps(result))
+    slices = [{"patient": "p", "slices": [4]}, {"patient": "q", "slices": [2, 6]}]
+    check_tested(folder, {"slices": {"test": slices}})
+    for other in (slices[::-1], [{"patient": "p", "slices": [4, 5]}, slices[1]]):
+        with pytest.raises(FedM2CTError, match=r"on other test slices .* \(of the same patients\)"):
+            check_tested(folder, {"slices": {"test": other}})
+
+
+def test_restored_units_are_collected_without_a_run(tmp_path):
+    place = checkout(tmp_path)
+    assert benchmark(tmp_path / "a", "--methods", "fbp", "--publish", place) == 0
+    units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
+    assert benchmark(tmp_path / "b", "--collect", "--restore", units) == 0
+    before, after = record_of(tmp_path / "a"), record_of(tmp_path / "b")
+    assert (after["patients"], after["config"]) == (before["patients"], before["config"])
+    assert set(after["methods"]) == {"fbp"}
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,14 @@ from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.benchmark_scores import Costs, Results, newcomer_scores, scores_of
 from fedm2ct.pipeline.benchmark_units import origins, packed, places, timed_on
-from fedm2ct.pipeline.manifest import read_manifest
+from fedm2ct.pipeline.manifest import read_manifest, write_manifest
 from fedm2ct.pipeline.newcomer import join_all, joined_scores
 from fedm2ct.pipeline.notices import warnings_to
-from fedm2ct.pipeline.prepare import unpaired_sites
+from fedm2ct.pipeline.prepare import read_cohort, unpaired_sites
 from fedm2ct.pipeline.provenance import provenance
 from fedm2ct.pipeline.settings import ALL_METHODS, Setting, without_folders
 from fedm2ct.pipeline.summary import read_result, reference
-from fedm2ct.pipeline.train import run_units
+from fedm2ct.pipeline.train import check_tested, run_units
 from fedm2ct.pipeline.unit import is_finished, unit_folder
 from fedm2ct.report.benchmark_page import benchmark_page
 
@@ -87,7 +87,7 @@ class Benchmark:
         Raises
         ------
         FedM2CTError
-            When nothing is finished.
+            As `record` does.
         """
         record = self.record()
         write_atomically(self.out / "results.json", json.dumps(record, indent=1).encode())
@@ -95,11 +95,20 @@ class Benchmark:
         return record
 
     def record(self) -> dict[str, Any]:
-        """Return the results of every finished unit, with all that is needed to repeat them."""
+        """Return the results of every finished unit, with all that is needed to repeat them.
+
+        Raises
+        ------
+        FedM2CTError
+            When nothing is finished, or a unit was scored on other test slices than the scans hold.
+        """
         finished = self.finished()
         if not finished:
             raise FedM2CTError(f"{self.run}: no unit is finished yet; run the benchmark first")
-        config, manifest = self.setting.config, read_manifest(self.run)
+        config, manifest = self.setting.config, self._manifest()
+        for method, seeds in finished.items():
+            for seed in seeds:
+                check_tested(unit_folder(self.run, method, seed), manifest)
         results: Results = {
             method: {seed: read_result(self.run, method, seed) for seed in seeds}
             for method, seeds in finished.items()
@@ -125,6 +134,13 @@ class Benchmark:
             **scores_of(results, costs, unpaired),
             "newcomer": self._newcomer(finished),
         }
+
+    def _manifest(self) -> dict[str, Any]:
+        """Return the run's manifest; of a folder with restored units alone, from the scans."""
+        if (self.run / "manifest.json").exists():
+            return read_manifest(self.run)
+        config = self.setting.config
+        return write_manifest(config, read_cohort(config), self.run)
 
     def units(self) -> dict[str, Any]:
         """Return every finished unit, for `fedm2ct.pipeline.benchmark_units.unpack`.

@@ -3,7 +3,7 @@
 import difflib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ def run_units(
     )
     with slices_on_disk(cohort, run / _SLICES) as slices:
         jobs = _jobs(config, run, slices, resume)
-        left = _unfinished(jobs, config, run, manifest["patients"]["test"], on_event)
+        left = _unfinished(jobs, config, run, manifest, on_event)
         run_jobs(left, workers, on_event)
     return manifest
 
@@ -182,7 +182,7 @@ def _unfinished(
     jobs: list[Job],
     config: RunConfig,
     run: Path,
-    patients: list[str],
+    manifest: Mapping[str, Any],
     on_event: Callable[[Event], None],
 ) -> list[Job]:
     """Return the units that an earlier call has not finished; check the others and tell of them."""
@@ -190,19 +190,28 @@ def _unfinished(
         job.name for job in jobs if is_finished(config, job.arguments["method"], run / job.name)
     ]
     for name in done:
-        _check_tested(run / name, patients)
+        check_tested(run / name, manifest)
         on_event({"job": name, "event": "unit-done", "before": True})
     return [job for job in jobs if job.name not in done]
 
 
-def _check_tested(folder: Path, patients: list[str]) -> None:
-    """Refuse a finished unit of other test patients: scores are compared patient by patient."""
+def check_tested(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a finished unit of other test slices than the run's: scores are compared in pairs.
+
+    Raises
+    ------
+    FedM2CTError
+        When the unit's slices are of other patients, or not as many of each in the same order.
+    """
+    patients = [e["patient"] for e in manifest["slices"]["test"] for _ in e["slices"]]
     for outputs in stored_result(folder)["scores"].values():
-        if other := set(outputs[""]["patients"]) ^ set(patients):
+        if outputs[""]["patients"] != patients:
+            other = sorted(set(outputs[""]["patients"]) ^ set(patients))
+            what = f"{', '.join(other)}: on one side only" if other else "of the same patients"
             raise FedM2CTError(
-                f"{folder}: was scored on other test patients than the scans given hold "
-                f"({', '.join(sorted(other))}: on one side only); give the scans that it was "
-                "scored on, or choose another --out folder without --restore"
+                f"{folder}: was scored on other test {'patients' if other else 'slices'} than the "
+                f"scans given hold ({what}); give the scans that it was scored on, or choose "
+                "another --out folder without --restore"
             )
 
 
