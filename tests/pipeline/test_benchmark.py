@@ -467,8 +467,25 @@ def test_further_metrics_are_taken_up_and_missing_ones_left_out():
     mean = found["methods"]["fedm2ct"]["mean"]
     assert mean["lpips"]["mean"] == pytest.approx(0.8 / 3)
     assert (mean["distance"]["mean"], mean["distance"]["low"]) == (1.5, None)
-    assert "absent" not in mean
+    assert "absent" not in mean and not found["lacking"]
     assert (mean["rmse_hu"]["mean"], mean["rmse_hu"]["n"]) == (1.5, 2)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_metric_that_a_seed_lacks_is_left_out_and_the_unit_named(whole, seed):
+    results = {m: {0: scores(o), 1: scores(o)} for m, o in (("fedm2ct", 1.0), ("fedavg", 0.0))}
+    for method, by_seed in results.items():
+        for number, made in by_seed.items():
+            there = (method, number) != ("fedavg", seed)
+            for site in made.values():
+                site[""]["lpips"] = [0.1, 0.3, 0.2, 0.4] if there else None
+                site[""]["frechet_vgg16_relu3_3"] = 1.5 if there else None
+    found = scores_of(results, dict.fromkeys(results, COSTS), ["B"])
+    assert found["lacking"] == {m: {"fedavg": [seed]} for m in ("frechet_vgg16_relu3_3", "lpips")}
+    means = {method: set(entry["mean"]) for method, entry in found["methods"].items()}
+    assert means["fedm2ct"] - means["fedavg"] == set(found["lacking"])
+    page = benchmark_page(record_of(whole) | found)
+    assert f"LPIPS: not scored in FedAvg (seed {seed}), so these methods have none." in page
 
 
 def test_sites_without_pairs_have_a_mean_of_their_own():
