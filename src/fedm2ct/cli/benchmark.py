@@ -66,14 +66,14 @@ def command(
     from fedm2ct.pipeline.benchmark import Benchmark
     from fedm2ct.pipeline.benchmark import publish as publish_record
     from fedm2ct.pipeline.train import check_names
-    from fedm2ct.pipeline.tuned import read_tuned
+    from fedm2ct.pipeline.tuned import Tuned, read_tuned
 
     wanted = options.loaded_setting(setting, size, scans)
-    values = {} if defaults else read_tuned(wanted, tuned)
-    wanted = wanted.with_options(values).chosen(options.listed(methods), _numbers(seeds))
+    found = Tuned() if defaults else read_tuned(wanted, tuned)
+    wanted = wanted.with_options(found.options).chosen(options.listed(methods), _numbers(seeds))
     check_names(wanted.config)
     folder = out or Path("runs") / "benchmark" / f"{setting}-{size}"
-    bench = Benchmark(wanted, folder, values, options.default_workers(workers))
+    bench = Benchmark(wanted, folder, found, options.default_workers(workers))
     if restore is not None:
         _restore(bench, restore)
     failures = [] if collect else _train(bench)
@@ -109,7 +109,7 @@ def _train(bench: "Benchmark") -> list[str]:
         f"{config.training.local_steps} steps, {config.image_size} x {config.image_size}.",
         err=True,
     )
-    for method, values in bench.tuned.items():
+    for method, values in bench.tuned.options.items():
         if method in config.methods:
             text = ", ".join(f"{name} = {value:.4g}" for name, value in values.items())
             click.echo(f"Tuned: {method} {text}", err=True)

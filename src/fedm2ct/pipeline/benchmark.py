@@ -27,21 +27,21 @@ from fedm2ct.pipeline.provenance import provenance
 from fedm2ct.pipeline.settings import ALL_METHODS, Setting, without_folders
 from fedm2ct.pipeline.summary import read_result, reference
 from fedm2ct.pipeline.train import check_tested, run_units
+from fedm2ct.pipeline.tuned import Tuned
 from fedm2ct.pipeline.unit import is_finished, unit_folder
 from fedm2ct.report.benchmark_page import benchmark_page
 
 Event = dict[str, Any]
-Tuned = Mapping[str, Mapping[str, Any]]
 _OF_A_CALL = {"methods", "seeds"}
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A setting, where its results go, and the tuned options with where they come from."""
+    """A setting, where its results go, and the tuned options that it has."""
 
     setting: Setting
     out: Path
-    tuned: Tuned = field(default_factory=dict)
+    tuned: Tuned = field(default_factory=Tuned)
     workers: int = 1
 
     @property
@@ -77,7 +77,14 @@ class Benchmark:
 
     def _train(self, setting: Setting, on_event: Callable[[Event], None]) -> None:
         config, workers = setting.config, self.workers
-        run_units(config, self.run, resume=True, workers=workers, on_event=on_event)
+        run_units(
+            config,
+            self.run,
+            resume=True,
+            workers=workers,
+            on_event=on_event,
+            tuned_on=self.tuned.patients,
+        )
         if setting.newcomer is not None:
             join_all(config, setting.newcomer, self.run, workers, on_event)
 
@@ -128,7 +135,7 @@ class Benchmark:
             "from": origins(made_at),
             "timed_on": timed,
             "config": without_folders(config.model_dump(mode="json", exclude=_OF_A_CALL)),
-            "tuned": {m: dict(values) for m, values in self.tuned.items() if m in finished},
+            "tuned": {m: values for m, values in self.tuned.options.items() if m in finished},
             "patients": manifest["patients"],
             "reference": {**reference(config), "interval": "95 %, bootstrap over test patients"},
             **scores_of(results, costs, unpaired),

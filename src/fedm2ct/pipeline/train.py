@@ -3,7 +3,7 @@
 import difflib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedm2ct.config import ConfigError, RunConfig
+from fedm2ct.data.sites import TEST
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.federation.methods import METHODS
@@ -28,6 +29,7 @@ from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.perceptual import prepare_perceptual
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
 from fedm2ct.pipeline.summary import summarise
+from fedm2ct.pipeline.tuned import check_test_patients
 from fedm2ct.pipeline.unit import is_finished, run_unit, stored_result, unit_folder
 from fedm2ct.report.html import write_report
 
@@ -138,19 +140,21 @@ def run_units(
     resume: bool,
     workers: int,
     on_event: Callable[[Event], None],
+    tuned_on: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train and score every unit that is not finished; return the run's manifest.
 
     Raises
     ------
     FedM2CTError
-        As `run_all` does.
+        As `run_all` does, and when a test patient is among those that options were tuned on.
     """
     check_names(config)
     check_pairs(config)
     check_folder(config, run, resume)
     _remove_unfinished(run)
     cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
+    check_test_patients([(s.scan, s.patient) for s in cohort.split[TEST]], tuned_on)
     manifest = write_manifest(config, cohort, run)
     prepare_perceptual(
         config.evaluation.perceptual,

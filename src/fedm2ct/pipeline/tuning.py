@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from fedm2ct.config import ConfigError, RunConfig, parse_config
+from fedm2ct.data.sites import TEST
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.files import write_atomically
@@ -104,7 +105,8 @@ def tune(
                 for method in methods
             ]
             found = run_jobs(jobs, workers, on_event)
-    record = _joined(out / "tuned.json", _record(setting, budget, config.training.rounds, found))
+    patients = sorted({selection.patient for selection in cohort.split[TEST]})
+    record = _joined(out / "tuned.json", _record(setting, budget, config, found, patients))
     write_atomically(out / "tuned.json", json.dumps(record, indent=1).encode())
     return record
 
@@ -198,12 +200,14 @@ def _score(
     return float(np.mean(by_site))
 
 
-def _record(setting: Setting, budget: int, rounds: int, found: dict[str, Any]) -> dict[str, Any]:
+def _record(
+    setting: Setting, budget: int, config: RunConfig, found: dict[str, Any], patients: list[str]
+) -> dict[str, Any]:
     return {
         "setting": setting.name,
         "size": setting.size,
         "budget": budget,
-        "rounds": rounds,
+        "rounds": config.training.rounds,
         "search": f"defaults, {_SPREAD} trials spread over the ranges, then optuna "
         f"{_optuna().__version__}, TPE, seed {SEARCH_SEED}; trials' seed "
         f"{TUNING_SEED}; mean PSNR over sites and validation patients",
@@ -211,6 +215,7 @@ def _record(setting: Setting, budget: int, rounds: int, found: dict[str, Any]) -
             "scans": short_names(setting.validation.scans),
             "slices": setting.validation.slices,
         },
+        "patients": patients,
         **provenance(),
         "methods": found,
     }
@@ -227,7 +232,8 @@ def _joined(path: Path, record: dict[str, Any]) -> dict[str, Any]:
             f"{path}: holds a tuning of another kind (setting, size, budget, rounds or patients); "
             "choose another --out folder"
         )
-    return {**record, "methods": {**before["methods"], **record["methods"]}}
+    patients = sorted({*before.get("patients", ()), *record["patients"]})
+    return {**record, "patients": patients, "methods": {**before["methods"], **record["methods"]}}
 
 
 def _optuna() -> Any:  # noqa: ANN401 - a module
