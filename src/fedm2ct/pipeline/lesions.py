@@ -64,7 +64,7 @@ def lesion_test(
     seed
         The seed whose noise and models are used; None: the run's first.
     methods
-        Which methods; None: all of the run.
+        Which methods; None: all of the run, or, of a seed of an earlier call, those finished then.
     progress
         Takes the number of reconstructions done, their total, and what is at work.
 
@@ -74,8 +74,8 @@ def lesion_test(
         When a method is not finished, a test scan is not what it was, or no slice has room.
     """
     config, manifest = config_of(run), read_manifest(run)
-    seed = chosen_seed(config, seed)
-    methods = config.methods if methods is None else methods
+    seed, known = chosen_seed(config, run, seed)
+    methods = known if methods is None else methods
     for method in methods:
         read_result(run, method, seed)
     protocols = {n: protocol_from_dict(p) for n, p in manifest["protocols"].items()}
