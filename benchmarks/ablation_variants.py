@@ -142,17 +142,15 @@ def _mutual(own: FedM2CTConfig) -> dict[str, Variant]:
 def _meta(base: RunConfig) -> dict[str, Variant]:
     """Change the metamodel."""
     titles = {
-        "none": "no metamodel: the plain average",
         "contributed": "meta-set contributed by the sites (patient images leave them)",
         "simulated": "meta-set simulated on public scans",
     }
-    possible = ["none", "contributed", *(["simulated"] if base.meta.scans else [])]
-    names = {"none": "no-metamodel", "contributed": "contributed", "simulated": "simulated"}
     found = {
-        names[source]: Variant(titles[source], changes={"meta": {"source": source}})
-        for source in possible
+        source: Variant(titles[source], changes={"meta": {"source": source}})
+        for source in ("contributed", *(["simulated"] if base.meta.scans else []))
     }
     return {
+        "no-metamodel": _own("no metamodel: the plain average", alpha=0.0),
         **found,
         "busy-server": Variant(_BUSY, changes=_busy_server(base)),
         "alpha-half": _own("alpha fixed at 0.5, not searched", alpha=0.5),

@@ -3,8 +3,8 @@
     python benchmarks/results.py add RUN --name small [--evaluated DIR --note TEXT]
     python benchmarks/results.py page
 
-`add` takes a run's summary and compares FedM2CT with every other method, paired by slice and seed.
-With the folder of a `fedm2ct evaluate`, it does the same by patient. `page` writes the page.
+`add` takes a run's summary and compares FedM2CT with every other method, paired by slice. With the
+folder of a `fedm2ct evaluate`, it does the same by patient. `page` writes the page.
 """
 
 import argparse
@@ -29,16 +29,19 @@ METRICS = ("psnr_db", "ssim", "rmse_hu")
 
 
 def by_slice(run: Path, metric: str) -> dict[str, np.ndarray]:
-    """Return each method's scores over all seeds, sites and slices, in one order for all."""
+    """Return each method's score of each test slice, averaged over sites and seeds.
+
+    The same slice under another protocol or seed is no further case.
+    """
     config = config_of(run)
-    sites = [site.name for site in config.sites]
     return {
-        method: np.concatenate(
+        method: np.mean(
             [
-                read_result(run, method, seed)[site][""][metric]
+                scores[""][metric]
                 for seed in config.seeds
-                for site in sites
-            ]
+                for scores in read_result(run, method, seed).values()
+            ],
+            axis=0,
         )
         for method in config.methods
     }
@@ -132,11 +135,11 @@ def comparison_table(compared: dict[str, Any], case: str) -> list[str]:
         cells = []
         for metric, digits in zip(METRICS, (2, 4, 1), strict=True):
             d = compared[metric][rival]["difference"]
-            cells.append(
-                f"{d['mean']:+.{digits}f} [{d['low']:+.{digits}f}, {d['high']:+.{digits}f}]"
-            )
+            cells.append(f"{d['mean']:+.{digits}f}")
+            if d["low"] is not None:
+                cells[-1] += f" [{d['low']:+.{digits}f}, {d['high']:+.{digits}f}]"
         p = compared["psnr_db"][rival]["p_holm"]
-        rows.append(f"| {rival} | {' | '.join(cells)} | {p:.2g} |")
+        rows.append(f"| {rival} | {' | '.join(cells)} | {'' if p is None else f'{p:.2g}'} |")
     return rows
 
 
@@ -159,8 +162,9 @@ def section(record: dict[str, Any]) -> list[str]:
         "",
         *score_table(summary["methods"]),
         "",
-        "Paired over slices, sites and seeds, 95 % bootstrap interval over slices (they are of "
-        "few patients and not independent: the interval is about these patients):",
+        "Paired by slice, mean over sites and seeds, 95 % bootstrap interval over slices (they are "
+        "of few patients and not independent: the interval is about these patients; none is given "
+        "for a run of which the single slices were not stored):",
         "",
         *comparison_table(record["by_slice"], "slice"),
         "",

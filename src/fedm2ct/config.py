@@ -54,8 +54,9 @@ class MetaConfig(ScansConfig):
     """The server's meta-set of paired images.
 
     ``simulated``: `scans` are public normal-dose scans, on which the server simulates every
-    site's acquisition. ``contributed``: the sites give `slices` of their own training pairs, and
-    `scans` is not used. ``none``: there is no metamodel.
+    site's acquisition. ``contributed``: the sites give `slices` of their own pairs, of them the
+    part `held_out` of those they do not train on, and `scans` is not used. ``none``: there is no
+    metamodel.
     """
 
     source: Literal["simulated", "contributed", "none"] = "simulated"

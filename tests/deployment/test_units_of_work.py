@@ -154,12 +154,36 @@ def test_a_coordinators_file_is_checked(tmp_path, patients, old, new, said):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - set(federation_file.NOT_DEPLOYED)))
+DEPLOYED = sorted(set(METHODS) - set(federation_file.NOT_DEPLOYED))
+
+
+@pytest.mark.parametrize("method", DEPLOYED)
 def test_every_method_builds_its_server_half_without_any_slice(config, method):
     cohort = coordinator_cohort(config)
-    whole = Setup(config, tasks_without_slices(cohort.protocols), 4, cohort.public())
+    whole = Setup(config, tasks_without_slices(cohort), 4, cohort.public())
     shared = METHODS[method](whole).server.initial_shared()
     assert shared or method.startswith("local")
+
+
+@pytest.mark.parametrize("method", DEPLOYED)
+def test_every_method_s_site_half_takes_what_its_server_half_sends(config, host, method):
+    cohort = coordinator_cohort(config)
+    whole = Setup(config, tasks_without_slices(cohort), 4, cohort.public())
+    server = METHODS[method](whole).server
+    told = describe("tiny-1", config, cohort.protocols, method, 4, "f")
+    upload = host().find(context(told)).fit(1, server.initial_shared())
+    sent = {name: tensor.shape for name, tensor in upload.shared.items()}
+    like = server.upload_like(server.initial_shared())
+    assert sent == {name: tensor.shape for name, tensor in like.items()}
+
+
+@pytest.mark.parametrize("method", ["scaffold", "feddyn"])
+def test_sites_without_truth_are_not_counted_among_those_that_train(config, method):
+    sites = [s.model_copy(update={"supervision": "none"}) for s in config.sites[:1]]
+    config = config.model_copy(update={"sites": [*sites, *config.sites[1:]]})
+    cohort = coordinator_cohort(config)
+    server = METHODS[method](Setup(config, tasks_without_slices(cohort), 4, cohort.public())).server
+    assert server.sites == len(config.sites) - 1
 
 
 def test_no_slices_have_the_shapes_of_some(config):

@@ -174,9 +174,10 @@ def test_methods_with_equations_of_their_own_take_no_other_average(method):
 @pytest.mark.parametrize(
     ("method", "ours"), [("fedavg_cross", {}), ("fedm2ct", {"cross_protocol": 1.0})]
 )
-def test_slice_noise_does_not_go_with_a_loss_that_it_does_not_cover(method, ours):
-    with pytest.raises(ConfigError, match="does not cover"):
-        protected(method, privacy={"slice_noise": 0.5, "slice_clip": 1.0}, fedm2ct=ours)
+def test_training_by_slice_does_not_go_with_a_loss_that_it_does_not_cover(method, ours):
+    for slices in ({"slice_noise": 0.5, "slice_clip": 1.0}, {"slice_clip": 1.0}):
+        with pytest.raises(ConfigError, match="does not cover"):
+            protected(method, privacy=slices, fedm2ct=ours)
     protected(method, privacy={"update_noise": 0.5, "update_clip": 1.0}, fedm2ct=ours)
 
 

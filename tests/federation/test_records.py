@@ -12,6 +12,7 @@ from fedm2ct.federation.records import (
     arrays_from_state,
     download,
     from_wire,
+    read_counted,
     read_download,
     read_upload,
     receipt_of,
@@ -107,8 +108,9 @@ def test_malformed_uploads_are_named(message, key, value, complaint):
 
 def test_a_receipt_names_what_has_arrived(message):
     arrays = arrays_from_state({"w": torch.ones(2), "a": torch.zeros(())})
-    arrived = from_wire(to_wire(message(download(arrays, 7, "abc")), "1"))
+    arrived = from_wire(to_wire(message(download(arrays, 7, "abc", 5)), "1"))
     assert read_download(arrived)[0] == 7
+    assert read_counted(arrived) == 5
     assert receipt_of(arrived) == Receipt(7, "abc", wire_digest(arrays))
 
 

@@ -133,7 +133,7 @@ def test_client_app_itself_says_no_more_than_the_kind_of_an_error(tmp_path):
     site.begin()
     app = make_client_app(lambda _: site)
     LocalGrid(app, ["B"])
-    content = download(arrays_from_state(ToyServer().initial_shared()), 1, "nonce")
+    content = download(arrays_from_state(ToyServer().initial_shared()), 1, "nonce", 0)
     reply = app(Message(content, 2, "train"), Context(1, 2, {}, RecordDict(), {}))
     assert reply.error.reason == "RuntimeError (see errors.log in the site's folder)"
 

@@ -34,7 +34,7 @@ ROUNDS = 2
 FEDERATED = [name for name in METHODS if not name.startswith("pooled")]
 # What SCAFFOLD remembers is its control variate, of which it sends the change, from zero at first;
 # what MOON and FedMRI remember is the network that they have sent before.
-DECLARED = dict.fromkeys(("scaffold", "moon", "fedmri"), "memory.")
+DECLARED = dict.fromkeys(("scaffold", "moon", "fedmri"), ("memory.", "counted."))
 # Ditto pulls its own network towards the download, past the planted values' missing gradients.
 MOVED = {"ditto": "private."}
 

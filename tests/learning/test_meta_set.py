@@ -54,24 +54,32 @@ def test_held_out_pairs_are_fixed_and_never_trained_on():
             assert not slices_of(held[name]) & slices_of(source.training(round_index)[name])
 
 
-def test_contributed_pairs_are_split_once():
-    given = {name: tiny.paired(p, 5, 4) for name, p in tiny.PROTOCOLS.items()}
-    source = ContributedMetaSet(given, 0.25)
-    for name, pairs in given.items():
-        assert torch.equal(source.training(1)[name].truth, pairs.truth[:3])
-        assert torch.equal(source.held_out()[name].projections, pairs.projections[3:])
+def contributed(slices, held_out, trained=5, validated=4):
+    """Return what sites give of that many slices that they train on and validate on."""
+    pairs = [
+        {name: tiny.paired(p, seed, count) for name, p in tiny.PROTOCOLS.items()}
+        for seed, count in ((5, trained), (6, validated))
+    ]
+    return *pairs, ContributedMetaSet(*pairs, slices, held_out)
+
+
+def test_alpha_is_searched_on_contributed_pairs_that_no_site_has_trained_on():
+    trained, validated, source = contributed(4, 0.25)
+    for name in tiny.PROTOCOLS:
+        assert torch.equal(source.training(1)[name].truth, trained[name].truth[:3])
+        assert torch.equal(source.held_out()[name].projections, validated[name].projections[:1])
     assert source.training(2) is source.training(1)
 
 
 @pytest.mark.parametrize(("held_out", "kept"), [(0.01, 1), (0.99, 3)])
 def test_there_is_always_a_pair_to_train_on_and_one_to_hold_out(held_out, kept):
-    source = ContributedMetaSet({"A": tiny.paired(tiny.FAN, 5, 4)}, held_out)
+    *_, source = contributed(4, held_out)
     assert len(source.held_out()["A"].truth) == kept
     assert len(source.training(1)["A"].truth) == 4 - kept
 
 
 def test_a_single_slice_cannot_be_split():
     with pytest.raises(FedM2CTError, match=r"meta\.slices"):
-        ContributedMetaSet({"A": tiny.paired(tiny.FAN, 5, 1)}, 0.25)
+        contributed(1, 0.25)
     with pytest.raises(FedM2CTError, match=r"meta\.slices"):
         SimulatedMetaSet([(PUBLIC[0][0], range(1))], tiny.PROTOCOLS, 0.25, 3)

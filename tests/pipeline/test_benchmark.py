@@ -1,11 +1,13 @@
 """The benchmark from command to page: every method runs, what is done is not done again."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 
+from fedm2ct.errors import FedM2CTError
 from fedm2ct.evaluation.statistics import bootstrap_mean, holm, paired_wilcoxon
 from fedm2ct.federation.jobs import JobError
 from fedm2ct.federation.methods import METHODS
@@ -15,6 +17,7 @@ from fedm2ct.pipeline.benchmark_scores import Costs, scores_of
 from fedm2ct.pipeline.benchmark_units import places, timed_on, unpack
 from fedm2ct.pipeline.conventional import CONVENTIONAL
 from fedm2ct.pipeline.run_lock import alone_in
+from fedm2ct.pipeline.train import check_tested
 from fedm2ct.pipeline.unit import unit_folder
 from fedm2ct.report.benchmark_page import benchmark_page
 from fedm2ct.report.style import label
@@ -230,6 +233,8 @@ def test_methods_share_what_their_networks_start_from(tmp_path, monkeypatch):
 def test_collect_trains_nothing(tmp_path, capsys):
     assert benchmark(tmp_path, "--collect") == 1
     assert "no unit is finished yet" in capsys.readouterr().err
+    assert benchmark(tmp_path, "--collect", "--methods", "fbq") == 1
+    assert "'fbq' is not known; did you mean 'fbp'?" in capsys.readouterr().err
     assert benchmark(tmp_path, "--methods", "fbp") == 0
     (tmp_path / "results.json").unlink()
     assert benchmark(tmp_path, "--collect") == 0
@@ -330,25 +335,84 @@ def test_units_made_otherwise_do_not_count(published, tmp_path, two_sites):
     place = checkout(tmp_path)
     assert published(tmp_path / "a", "--methods", "fedprox", "--publish", place) == 0
     units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
-    other = two_sites("all-in-one", "tiny", phantoms=True).with_options({"fedprox": {"mu": 0.9}})
-    assert unpack(units, tmp_path / "b" / "run") == 1
-    assert Benchmark(other, tmp_path / "b").finished() == {}
-    assert unpack(units, tmp_path / "b" / "run") == 0
+    setting, run = two_sites("all-in-one", "tiny", phantoms=True), tmp_path / "b" / "run"
+    other = setting.with_options({"fedprox": {"mu": 0.9}})
+    assert unpack(units, run, other) == {"trained on other scans or with other options": 1}
+    tests = setting.config.test.model_copy(update={"slices": 1})
+    other = replace(setting, config=setting.config.model_copy(update={"test": tests}))
+    assert unpack(units, run, other) == {"scored on other test scans or otherwise": 1}
+    assert not run.exists()
+    assert unpack(units, run, setting) == {"": 1}
+    assert Benchmark(setting, tmp_path / "b").finished() == {"fedprox": [0]}
+    assert unpack(units, run, setting) == {"in the folder already, finished or begun": 1}
 
 
-def test_units_of_other_test_patients_are_refused_before_training(
-    published, tmp_path, monkeypatch, capsys
-):
+def test_restoring_leaves_a_unit_that_has_begun(published, tmp_path, capsys):
+    place = checkout(tmp_path)
+    assert published(tmp_path / "a", "--methods", "fbp,fedprox", "--publish", place) == 0
+    units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
+    begun = unit_folder(tmp_path / "b" / "run", "fedprox", 0)
+    (begun / "checkpoints").mkdir(parents=True)
+    (begun / "metrics.jsonl").write_text("{}\n")
+    capsys.readouterr()
+    assert published(tmp_path / "b", "--collect", "--restore", units) == 0
+    said = capsys.readouterr().err
+    assert "Restored: 1 finished units\nNot restored: 1 in the folder already" in said
+    assert (begun / "metrics.jsonl").read_text() == "{}\n" and len(list(begun.iterdir())) == 2
+
+
+@pytest.fixture
+def units_of_another(published, tmp_path):
+    """A published fbp unit of patient "another", and the test patient's own name."""
     place = checkout(tmp_path)
     assert published(tmp_path / "a", "--methods", "fbp", "--publish", place) == 0
     (patient,) = record_of(tmp_path / "a")["patients"]["test"]
     units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
     units.write_text(units.read_text().replace(f'"{patient}"', '"another"'))
+    return units, patient
+
+
+def test_units_of_other_test_patients_are_refused_before_training(
+    published, units_of_another, tmp_path, monkeypatch, capsys
+):
+    units, patient = units_of_another
     monkeypatch.setattr("fedm2ct.pipeline.train.run_jobs", lambda *_: pytest.fail("trains"))
     assert published(tmp_path / "b", "--methods", "fbp,local", "--restore", units) == 1
     said = capsys.readouterr().err
     assert f"{tmp_path / 'b' / 'run' / 'fbp' / 'seed-0'}: was scored on other test patients" in said
     assert f"(another, {patient}: on one side only)" in said
+
+
+@pytest.mark.parametrize("options", [("--methods", "sirt"), ("--collect",)])
+def test_units_of_other_test_patients_do_not_get_into_the_record(
+    published, units_of_another, tmp_path, capsys, options
+):
+    units, patient = units_of_another
+    assert published(tmp_path / "b", "--restore", units, *options) == 1
+    assert f"(another, {patient}: on one side only)" in capsys.readouterr().err
+    assert not (tmp_path / "b" / "results.json").exists()
+
+
+def test_units_of_other_slices_of_the_same_patients_are_refused(tmp_path):
+    folder = tmp_path / "fbp" / "seed-0"
+    folder.mkdir(parents=True)
+    result = {"scores": {"A": {"": {"patients": ["p", "q", "q"]}}}}
+    (folder / "result.json").write_text(json.dumps(result))
+    slices = [{"patient": "p", "slices": [4]}, {"patient": "q", "slices": [2, 6]}]
+    check_tested(folder, {"slices": {"test": slices}})
+    for other in (slices[::-1], [{"patient": "p", "slices": [4, 5]}, slices[1]]):
+        with pytest.raises(FedM2CTError, match=r"on other test slices .* \(of the same patients\)"):
+            check_tested(folder, {"slices": {"test": other}})
+
+
+def test_restored_units_are_collected_without_a_run(published, tmp_path):
+    place = checkout(tmp_path)
+    assert published(tmp_path / "a", "--methods", "fbp", "--publish", place) == 0
+    units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
+    assert published(tmp_path / "b", "--collect", "--restore", units) == 0
+    before, after = record_of(tmp_path / "a"), record_of(tmp_path / "b")
+    assert (after["patients"], after["config"]) == (before["patients"], before["config"])
+    assert set(after["methods"]) == {"fbp"}
 
 
 @pytest.mark.parametrize(
@@ -395,6 +459,9 @@ def test_patients_sites_and_seeds_are_averaged_in_this_order():
     assert entry["mean"]["psnr_db"]["mean"] == pytest.approx(interval.mean)
     assert entry["mean"]["psnr_db"]["low"] == pytest.approx(interval.low)
     assert entry["mean"]["psnr_db"]["n"] == found["n_patients"] == 3
+    means = [entry["by_seed"][seed]["psnr_db"] for seed in ("0", "1")]  # patients count alike
+    assert np.mean(means) == pytest.approx(interval.mean)
+    assert means[1] - means[0] == pytest.approx(1.0)
     assert entry["costs"]["bytes_up"] == 8e6
 
 
@@ -447,8 +514,25 @@ def test_further_metrics_are_taken_up_and_missing_ones_left_out():
     mean = found["methods"]["fedm2ct"]["mean"]
     assert mean["lpips"]["mean"] == pytest.approx(0.8 / 3)
     assert (mean["distance"]["mean"], mean["distance"]["low"]) == (1.5, None)
-    assert "absent" not in mean
+    assert "absent" not in mean and not found["lacking"]
     assert (mean["rmse_hu"]["mean"], mean["rmse_hu"]["n"]) == (1.5, 2)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_metric_that_a_seed_lacks_is_left_out_and_the_unit_named(whole, seed):
+    results = {m: {0: scores(o), 1: scores(o)} for m, o in (("fedm2ct", 1.0), ("fedavg", 0.0))}
+    for method, by_seed in results.items():
+        for number, made in by_seed.items():
+            there = (method, number) != ("fedavg", seed)
+            for site in made.values():
+                site[""]["lpips"] = [0.1, 0.3, 0.2, 0.4] if there else None
+                site[""]["frechet_vgg16_relu3_3"] = 1.5 if there else None
+    found = scores_of(results, dict.fromkeys(results, COSTS), ["B"])
+    assert found["lacking"] == {m: {"fedavg": [seed]} for m in ("frechet_vgg16_relu3_3", "lpips")}
+    means = {method: set(entry["mean"]) for method, entry in found["methods"].items()}
+    assert means["fedm2ct"] - means["fedavg"] == set(found["lacking"])
+    page = benchmark_page(record_of(whole) | found)
+    assert f"LPIPS: not scored in FedAvg (seed {seed}), so these methods have none." in page
 
 
 def test_sites_without_pairs_have_a_mean_of_their_own():

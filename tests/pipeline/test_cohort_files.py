@@ -39,3 +39,13 @@ def test_only_what_is_used_is_stored(config, tmp_path):
     store_cohort(cohort, tmp_path / "slices")
     for name, scan in stored_cohort(config, tmp_path / "slices").scans.items():
         assert len(scan.hu) == len(used_slices(cohort, name)) < len(cohort.scans[name].hu)
+
+
+@pytest.mark.parametrize("source", ["none", "contributed"])
+def test_a_configuration_without_public_scans_gets_none_of_another_s(config, tmp_path, source):
+    store_cohort(read_cohort(config), tmp_path / "slices")
+    assert stored_cohort(config, tmp_path / "slices").public()
+    meta = config.meta.model_copy(update={"source": source})
+    without = config.model_copy(update={"meta": meta})
+    assert not read_cohort(without).public()
+    assert not stored_cohort(without, tmp_path / "slices").public()

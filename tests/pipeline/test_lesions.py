@@ -9,7 +9,7 @@ import pytest
 from fedm2ct.pipeline.lesions import read_lesions, trained_since
 from fedm2ct.pipeline.manifest import config_of
 
-from ..runs import cli
+from ..runs import cli, write_config
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,3 +104,33 @@ def test_some_methods_alone_leave_the_report(finished, tmp_path, capsys):
     assert cli("lesions", run, "--methods", ",") == 1
     assert "--methods names no method" in capsys.readouterr().err
     assert (run / "lesions.json").read_bytes() == before
+
+
+def test_a_seed_of_an_earlier_call_has_the_methods_of_that_call(
+    finished, patients, tmp_path, in_process, monkeypatch, capsys
+):
+    run, scan = tmp_path / "run", patients / "new.npz"
+    shutil.copytree(finished, run)
+    restored = run / "fedavg" / "seed-4" / "result.json"  # one without models, which does not count
+    restored.parent.mkdir(parents=True)
+    shutil.copy(run / "local" / "seed-4" / "result.json", restored)
+    monkeypatch.setattr("fedm2ct.pipeline.train.write_report", lambda *_: None)
+    later = write_config(
+        tmp_path / "later.toml",
+        patients,
+        methods=("fbp",),
+        change=lambda text: text.replace("seeds = [4]", "seeds = [5]"),
+    )
+    assert cli("train", later, "--out", run, "--resume") == 0
+    assert cli("lesions", run, *OPTIONS, "--seed", 4) == 0
+    found = json.loads((run / "lesions.json").read_text())
+    assert found["seed"] == 4 and found["methods"].keys() == {"fbp", "local", "fedm2ct"}
+    options = ("--scan", scan, "--slices", 1, "--site", "A", "--out", tmp_path / "out")
+    assert cli("evaluate", run, *options, "--seed", 4) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["methods"].keys() == {"fbp", "local", "fedm2ct"}
+    assert cli("evaluate", run, *options) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (metrics["seed"], metrics["methods"].keys()) == (5, {"fbp"})
+    assert cli("lesions", run, "--seed", 9) == 1
+    assert "the run has no seed 9; it has 4, 5" in capsys.readouterr().err

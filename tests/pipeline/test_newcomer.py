@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from fedm2ct.model.start import analytical_input
 from fedm2ct.pipeline import newcomer
 from fedm2ct.pipeline.assess import to_hu
 from fedm2ct.pipeline.benchmark import Benchmark
+from fedm2ct.pipeline.benchmark_units import unpack
 from fedm2ct.pipeline.newcomer import (
     COUNTS,
     choose_prompt,
@@ -143,6 +145,17 @@ def test_what_the_site_left_damaged_is_done_again(out, tmp_path, two_sites):
     setting = two_sites("unseen", "tiny", phantoms=True)
     (tmp_path / "newcomer.json").write_text("[]")
     assert not joined_scores(setting.config, setting.newcomer, "fbp", tmp_path)
+
+
+def test_units_that_the_site_has_joined_otherwise_are_not_restored(out, tmp_path, two_sites):
+    setting = two_sites("unseen", "tiny", phantoms=True)
+    file, run_folder = tmp_path / "units.json", tmp_path / "run"
+    file.write_text(json.dumps(Benchmark(setting, out).units()))
+    site = setting.newcomer.model_copy(update={"scans": ["phantom-20"]})
+    other = replace(setting, newcomer=site)
+    why = "joined otherwise, or not at all, by site F"
+    assert unpack(file, run_folder, other) == {why: len(METHODS)}
+    assert unpack(file, run_folder, setting) == {"": len(METHODS)}
 
 
 def test_no_site_joins_a_unit_without_a_model(out, tmp_path, two_sites):

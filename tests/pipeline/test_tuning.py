@@ -11,8 +11,14 @@ from fedm2ct.federation.methods import METHODS
 from fedm2ct.pipeline import tuned, tuning
 from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.search_spaces import NOT_TUNED, SPACES
-from fedm2ct.pipeline.settings import SETTINGS, SIZES, load_setting, with_options
-from fedm2ct.pipeline.tuned import read_record, read_tuned, values_of
+from fedm2ct.pipeline.settings import (
+    SETTINGS,
+    SIZES,
+    load_setting,
+    short_names,
+    with_options,
+)
+from fedm2ct.pipeline.tuned import Tuned, read_record, read_tuned, values_of
 
 from ..runs import cli
 
@@ -31,7 +37,7 @@ def jobs_here(jobs, workers, on_event):
 
 
 @pytest.fixture
-def here(monkeypatch, one_thread, small_phantoms, two_sites):
+def here(monkeypatch, in_process, one_thread, small_phantoms, two_sites):
     monkeypatch.setattr(tuning, "run_jobs", jobs_here)
 
 
@@ -56,6 +62,22 @@ def test_ranges_hold_the_default_and_are_allowed(method, option):
         value = int(value) if where.whole else value
         with_options(config, {method: {option: value}}, "range")
     assert where.low > 0 or not where.log
+
+
+@pytest.mark.parametrize("method", SPACES)
+def test_a_small_budget_looks_at_every_third_of_each_range(method):
+    points = tuning.spread(method, 3)
+    for option, where in SPACES[method].items():
+        scale = math.log if where.log else float
+        width = scale(where.high) - scale(where.low) + where.whole
+        parts = [(scale(p[option]) - scale(where.low) + where.whole / 2) / width for p in points]
+        assert sorted(int(3 * part) for part in parts) == [0, 1, 2]
+    assert points == tuning.spread(method, 3)
+
+
+def test_methods_are_not_searched_at_the_same_places():
+    found = [tuning.spread(m, 3)[0]["mu"] for m in ("moon", "fedmri")]  # of equal ranges
+    assert found[0] != found[1]
 
 
 def test_a_trial_knows_validation_patients_only():
@@ -99,7 +121,7 @@ def test_search_starts_at_the_defaults_repeats_and_feeds_the_benchmark(
         assert tune(tmp_path / "damaged", "--method", "fedprox", "--budget", 3) == 1
         assert "tuned.json: is not a record of tuning" in capsys.readouterr().err
     setting = load_setting("all-in-one", "tiny")
-    values = read_tuned(setting, tmp_path / "tuned.json")
+    values = read_tuned(setting, tmp_path / "tuned.json").options
     assert values["fedprox"] == found["values"]
     assert setting.with_options(values).config.method.fedprox.mu == found["values"]["mu"]
 
@@ -186,14 +208,61 @@ def test_a_setting_may_be_tuned_as_another_one(tmp_path, monkeypatch, own):
         (folder / f"{name}-small.json").write_text(json.dumps(record))
     hybrid = load_setting("hybrid", "small")
     monkeypatch.setattr(tuned, "files", lambda _: tmp_path)
-    assert read_tuned(hybrid) == {"fedprox": {"mu": 0.7 if own else 0.3}}
-    assert read_tuned(hybrid, folder / "all-in-one-small.json") == {"fedprox": {"mu": 0.3}}
+    assert read_tuned(hybrid).options == {"fedprox": {"mu": 0.7 if own else 0.3}}
+    path = folder / "all-in-one-small.json"
+    assert read_tuned(hybrid, path).options == {"fedprox": {"mu": 0.3}}
+
+
+def with_scans(folder, **roles):
+    folder.mkdir(exist_ok=True)
+    for number in range(1, 15):
+        (folder / f"{number:02d}-A002304.npz").touch()
+    return load_setting("all-in-one", "small", folder, roles=roles)
+
+
+def test_scans_that_were_tuned_on_are_not_tested(tmp_path):
+    tuned_on = with_scans(tmp_path / "scans", validation=4)
+    scans = short_names(tuned_on.validation.scans)
+    record = {"setting": "all-in-one", "methods": {}, "validation": {"scans": scans}}
+    (tmp_path / "tuned.json").write_text(json.dumps(record))
+    assert read_tuned(tuned_on, tmp_path / "tuned.json") == Tuned()
+    other = with_scans(tmp_path / "scans")
+    with pytest.raises(FedM2CTError, match=r"tuned.json: was tuned on .*/03-A002304.npz, which"):
+        read_tuned(other, tmp_path / "tuned.json")
+    # of a record that names its patients they decide, when the scans have been read
+    (tmp_path / "tuned.json").write_text(json.dumps(record | {"patients": ["p"]}))
+    assert read_tuned(other, tmp_path / "tuned.json").patients == ["p"]
+
+
+def test_the_packaged_options_were_not_tuned_on_what_the_benchmark_tests(tmp_path):
+    assert read_tuned(with_scans(tmp_path / "bench-scans", validation=1, test=9)).options
+    with pytest.raises(FedM2CTError, match=r"package's all-in-one-small.json: was tuned on .*/01-"):
+        read_tuned(with_scans(tmp_path / "bench-scans", validation=0))
+
+
+def test_patients_that_were_tuned_on_are_not_tested(tmp_path, here, capsys):
+    """Whatever their scans are called; nothing is trained and the folder stays free."""
+    assert tune(tmp_path, "--method", "fedprox", "--budget", 1) == 0
+    record = read_record(tmp_path / "tuned.json")
+    benchmark = ("benchmark", "all-in-one", "--size", "tiny", "--phantoms", "--methods", "fbp")
+    options = ("--tuned", tmp_path / "tuned.json", "--out", tmp_path / "out")
+    assert cli(*benchmark, *options) == 0
+    manifest = json.loads((tmp_path / "out" / "run" / "manifest.json").read_text())
+    (patient,) = manifest["patients"]["test"]
+    assert record["patients"] and patient not in record["patients"]
+    record["patients"].append(patient)
+    (tmp_path / "tuned.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    assert cli(*benchmark, *options[:2], "--out", tmp_path / "other") == 1
+    assert f"options were tuned on its patient ({patient})" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    assert cli(*benchmark, "--defaults", "--out", tmp_path / "other") == 0
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("size", SIZES)
 def test_tuned_options_of_the_package_fit_their_setting(name, size):
     setting = load_setting(name, size)
-    config = setting.with_options(read_tuned(setting)).config
+    config = setting.with_options(read_tuned(setting).options).config
     assert parse_config(config.model_dump(mode="json")) == config
     assert values_of({"methods": {}}) == {}

@@ -66,8 +66,8 @@ def command(
     """
     from fedm2ct.pipeline.benchmark import Benchmark, checkout_folders
     from fedm2ct.pipeline.benchmark import publish as publish_record
-    from fedm2ct.pipeline.benchmark_units import unpack
-    from fedm2ct.pipeline.tuned import read_tuned
+    from fedm2ct.pipeline.train import check_names
+    from fedm2ct.pipeline.tuned import Tuned, read_tuned
 
     if tuned is not None and defaults:
         raise click.UsageError("--tuned and --defaults exclude each other; leave one of them out")
@@ -75,16 +75,17 @@ def command(
     if publish is not None:
         checkout_folders(publish)  # before hours of training
     wanted = options.loaded_setting(setting, size, scans)
-    values = {} if defaults else read_tuned(wanted, tuned)
+    found = Tuned() if defaults else read_tuned(wanted, tuned)
     wanted = replace(
-        wanted.with_options(values, str(tuned or "")),
+        wanted.with_options(found.options, str(tuned or "")),
         added=wanted.added + (" --defaults" if defaults else " --tuned FILE" if tuned else ""),
     )
     wanted = wanted.chosen(options.listed(methods), _numbers(seeds))
+    check_names(wanted.config)
     folder = out or Path("runs") / "benchmark" / f"{setting}-{size}"
-    bench = Benchmark(wanted, folder, values, options.default_workers(workers))
+    bench = Benchmark(wanted, folder, found, options.default_workers(workers))
     if restore is not None:
-        click.echo(f"Restored: {unpack(restore, bench.run)} finished units", err=True)
+        _restore(bench, restore)
     failures = [] if collect else _train(bench)
     record = bench.collect()
     click.echo(_table(record))
@@ -94,6 +95,16 @@ def command(
             click.echo(f"Published: {path}")
     if failures:
         raise click.ClickException("; ".join(failures))
+
+
+def _restore(bench: "Benchmark", file: Path) -> None:
+    """Restore a file's units; say how many there were, and of the others why not."""
+    from fedm2ct.pipeline.benchmark_units import unpack
+
+    found = unpack(file, bench.run, bench.setting)
+    click.echo(f"Restored: {found.pop('', 0)} finished units", err=True)
+    for reason, number in found.items():
+        click.echo(f"Not restored: {number} {reason}", err=True)
 
 
 def _train(bench: "Benchmark") -> list[str]:
@@ -108,7 +119,7 @@ def _train(bench: "Benchmark") -> list[str]:
         f"{config.training.local_steps} steps, {config.image_size} x {config.image_size}.",
         err=True,
     )
-    for method, values in bench.tuned.items():
+    for method, values in bench.tuned.options.items():
         if method in config.methods:
             text = ", ".join(f"{name} = {value:.4g}" for name, value in values.items())
             click.echo(f"Tuned: {method} {text}", err=True)

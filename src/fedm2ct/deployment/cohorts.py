@@ -6,7 +6,7 @@ import torch
 
 from fedm2ct.config import MetaConfig, RunConfig
 from fedm2ct.data.scans import Scan
-from fedm2ct.data.simulate import PairedData
+from fedm2ct.data.simulate import Measurements, PairedData
 from fedm2ct.data.sites import META, Selection, Split, select
 from fedm2ct.deployment.settings import SiteSettings
 from fedm2ct.learning.trainer import SiteTask
@@ -58,16 +58,23 @@ def coordinator_cohort(config: RunConfig) -> Cohort:
     """
     names = config.meta.scans if config.meta.source == "simulated" else []
     scans = {name: load_any(name) for name in names}
-    return Cohort(scans, Split({META: _selections(scans, config.meta)}), site_protocols(config))
+    split = Split({META: _selections(scans, config.meta)})
+    return Cohort(scans, split, site_protocols(config), unpaired_sites(config))
 
 
 def _selections(scans: Mapping[str, Scan], meta: MetaConfig) -> tuple[Selection, ...]:
     return tuple(select(scan, meta.slices, source=name) for name, scan in scans.items())
 
 
-def tasks_without_slices(protocols: Mapping[str, Protocol]) -> list[SiteTask]:
-    """Return the sites as the coordinator knows them: by name and protocol."""
-    return [SiteTask(name, p, no_slices(p), no_slices(p)) for name, p in protocols.items()]
+def tasks_without_slices(cohort: Cohort) -> list[SiteTask]:
+    """Return the sites as the coordinator knows them: name, protocol, whether there is truth."""
+    tasks = []
+    for name, protocol in cohort.protocols.items():
+        none: Measurements = no_slices(protocol)
+        if name in cohort.unpaired:
+            none = Measurements(none.projections)
+        tasks.append(SiteTask(name, protocol, none, none))
+    return tasks
 
 
 def no_slices(protocol: Protocol) -> PairedData:

@@ -53,7 +53,7 @@ def _federate(folder: CoordinatorFolder, job: dict[str, Any], grid: "Grid", log:
 
     config, seed, settings = parse_config(job["config"]), int(job["seed"]), folder.settings()
     cohort = coordinator_cohort(config)
-    tasks = tasks_without_slices(cohort.protocols)
+    tasks = tasks_without_slices(cohort)
     setup = Setup(config, tasks, seed, cohort.public(), compute_device())
     halves = build_halves(job["method"], setup)
     nodes = registered_nodes(folder)

@@ -11,6 +11,8 @@ import torch
 from fedm2ct.config import RunConfig, parse_config
 from fedm2ct.data.sites import META, Split
 from fedm2ct.deployment.cohorts import tasks_without_slices
+from fedm2ct.deployment.federation_file import NOT_DEPLOYED
+from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.checkpoint import RunIdentity
 from fedm2ct.federation.methods.setup import Setup
 from fedm2ct.federation.protection import build_halves
@@ -38,9 +40,11 @@ def train_simulated(
     """
     from fedm2ct.federation.simulation import run_in_simulation
 
+    if method in NOT_DEPLOYED:
+        raise FedM2CTError(f"{method!r} cannot run over virtual sites ({NOT_DEPLOYED[method]})")
     slices = folder / ".slices"
     store_cohort(cohort, slices)
-    tasks = tasks_without_slices(cohort.protocols)
+    tasks = tasks_without_slices(cohort)
     halves = build_halves(method, Setup(config, tasks, seed, cohort.public()))
     find = functools.partial(
         virtual_site, config.model_dump_json(), str(slices), method, seed, str(folder)

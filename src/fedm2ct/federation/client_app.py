@@ -8,6 +8,7 @@ from flwr.clientapp.typing import Mod
 from flwr.common.constant import ErrorCode
 
 from fedm2ct.federation.records import (
+    read_counted,
     read_download,
     receipt_of,
     reply_with_metrics,
@@ -35,7 +36,7 @@ def make_client_app(find_site: Callable[[Context], Site], mods: Sequence[Mod] = 
     def train(message: Message, context: Context) -> Message:
         round_index, shared = read_download(message)
         try:
-            upload = find_site(context).fit(round_index, shared)
+            upload = find_site(context).fit(round_index, shared, read_counted(message))
         except SiteFailureError as failure:
             return _error_reply(message, failure)
         return Message(reply_with_upload(upload, receipt_of(message)), reply_to=message)

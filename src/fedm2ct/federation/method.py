@@ -86,6 +86,13 @@ def weighted_average(uploads: Sequence[Upload]) -> State:
 class ClientHalf(ABC):
     """One site's half of a method."""
 
+    def heard(self, counted: int) -> None:  # noqa: B027  most halves need not know
+        """Learn, before `fit`, the last round in which the site's upload counted (0: none yet).
+
+        One that the server refuses or never gets does not count, which a half must know if its own
+        state is to go with the server's.
+        """
+
     @abstractmethod
     def fit(self, round_index: int, shared: State) -> Upload:
         """Train for one round (counted from 1), starting from the downloaded shared parameters."""

@@ -36,9 +36,9 @@ class Limits:
         sites with different scanners differ by small factors, a broken or hostile one by orders
         of magnitude.
     change_factor
-        The same for what has no length of its own, as changes of control variates: those are
-        differences of gradients, and an honest limited-angle site's was seen at 13 times the
-        others' in a last round, where learning rates are low.
+        The same, and as a multiple of the last rounds' too, for what has no length of its own, as
+        changes of control variates: those are differences of gradients, and an honest limited-angle
+        site's was seen at 112 times the others' in a last round, where learning rates are low.
     norm_floor
         An update shorter than `norm_factor` times this fraction of the shared parameters' own
         length is always accepted, so that a site that hardly moves makes no offender of the rest.
@@ -58,7 +58,7 @@ class Limits:
     max_samples: int = 1_000_000
     samples_factor: float = 2.0
     norm_factor: float = 10.0
-    change_factor: float = 50.0
+    change_factor: float = 1000.0
     norm_floor: float = 0.01
     history_factor: float = 100.0
     size_factor: float = 100.0
@@ -76,10 +76,13 @@ class TrackRecord:
         The number of slices that each site claimed in its first accepted round.
     lengths
         By kind of tensor, the median length of the accepted updates in each of the last rounds.
+    counted
+        The last round in which an upload of each site was accepted.
     """
 
     samples: dict[str, int] = field(default_factory=dict)
     lengths: dict[str, list[float]] = field(default_factory=dict)
+    counted: dict[str, int] = field(default_factory=dict)
 
     def typical(self, kind: str) -> float:
         """Return the median length of the last rounds; zero where there is none."""
@@ -101,6 +104,7 @@ class TrackRecord:
         return {
             "samples": dict(self.samples),
             "lengths": {k: [*v] for k, v in self.lengths.items()},
+            "counted": dict(self.counted),
         }
 
     @classmethod
@@ -116,7 +120,8 @@ class TrackRecord:
         lengths = {
             str(k): [float(v) for v in values] for k, values in stored.get("lengths", {}).items()
         }
-        return cls(samples, lengths)
+        counted = {str(site): int(n) for site, n in stored.get("counted", {}).items()}
+        return cls(samples, lengths, counted)
 
 
 def update_norm(state: Mapping[str, torch.Tensor], shared: State) -> float:
@@ -162,11 +167,13 @@ def too_long(
     found: dict[str, str] = {}
     for site, length in lengths.items():
         others = [other for name, other in lengths.items() if name != site]
-        bounds = [(limits.history_factor, record.typical(kind), "was typical of the last rounds")]
+        now, past = limits.norm_factor, limits.history_factor
+        if size == 0:
+            now = past = limits.change_factor
+        bounds = [(past, record.typical(kind), "was typical of the last rounds")]
         if others:
             typical = max(median(others), limits.norm_floor * size)
-            factor = limits.norm_factor if size > 0 else limits.change_factor
-            bounds.insert(0, (factor, typical, "is typical of this round"))
+            bounds.insert(0, (now, typical, "is typical of this round"))
         for factor, typical, words in bounds:
             if typical > 0 and not length <= factor * max(typical, limits.norm_floor * size):
                 found[site] = (

@@ -23,6 +23,7 @@ from fedm2ct.federation.compression import apply_change, change, encode, remaind
 from fedm2ct.federation.method import ClientHalf, Compression, ServerHalf, State, Upload
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.cross_protocol_client import CrossProtocolClient
+from fedm2ct.federation.methods.local import SilentServer
 from fedm2ct.federation.methods.setup import Halves, Setup
 from fedm2ct.federation.robust import average_by
 from fedm2ct.federation.update_noise import clip_and_noise
@@ -98,6 +99,10 @@ class ProtectedClient(ClientHalf):
     def __init__(self, inner: ClientHalf, protection: Protection) -> None:
         self.inner, self.protection = inner, protection
         self.feedback: State = {}
+
+    def heard(self, counted: int) -> None:
+        """See `ClientHalf.heard`."""
+        self.inner.heard(counted)
 
     def fit(self, round_index: int, shared: State) -> Upload:
         """Train for one round; return the protected upload."""
@@ -176,7 +181,7 @@ def protect(halves: Halves, setup: Setup) -> Halves:
         If the method's server has no plain average that another rule could stand in for.
     """
     federation, privacy = setup.config.federation, setup.config.privacy
-    if not halves.server.initial_shared():
+    if isinstance(halves.server, SilentServer):
         return halves
     if federation.aggregation != "mean":
         _check_average(halves.server, federation.aggregation)
@@ -184,7 +189,7 @@ def protect(halves: Halves, setup: Setup) -> Halves:
     halves.server.compression = federation.compression
     if federation.compression == "none" and privacy == PrivacyConfig():
         return halves
-    if privacy.slice_noise:
+    if privacy.slice_clip is not None:
         _check_losses(halves)
     clients: dict[str, ClientHalf] = {
         name: ProtectedClient(client, _protection(setup, name, halves.trainers[name]))
@@ -205,9 +210,9 @@ def _check_average(server: ServerHalf, aggregation: str) -> None:
 def _check_losses(halves: Halves) -> None:
     if any(isinstance(client, CrossProtocolClient) for client in halves.clients.values()):
         raise ConfigError(
-            "field 'privacy.slice_noise': does not cover what a method of this run trains on under "
-            "other sites' protocols; set it or 'fedm2ct.cross_protocol' to 0, and leave "
-            "fedavg_cross out"
+            "field 'privacy.slice_clip': training slice by slice does not cover what a method of "
+            "this run trains on under other sites' protocols; leave it out, or set "
+            "'fedm2ct.cross_protocol' to 0 and leave fedavg_cross out"
         )
 
 

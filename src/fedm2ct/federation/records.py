@@ -130,9 +130,19 @@ def new_nonce() -> str:
     return secrets.token_hex(16)
 
 
-def download(arrays: ArrayRecord, round_index: int, nonce: str) -> RecordDict:
-    """Return what the server sends: the shared parameters, the round's number and its nonce."""
-    about = ConfigRecord({"round": round_index, "nonce": nonce})
+def download(arrays: ArrayRecord, round_index: int, nonce: str, counted: int) -> RecordDict:
+    """Return what the server sends a site.
+
+    Parameters
+    ----------
+    arrays
+        The shared parameters.
+    round_index, nonce
+        The round's number and its nonce.
+    counted
+        The last round in which the site's upload counted, 0 for none.
+    """
+    about = ConfigRecord({"round": round_index, "nonce": nonce, "counted": counted})
     return RecordDict({_SHARED: arrays, _ABOUT: about})
 
 
@@ -160,6 +170,13 @@ def read_download(message: Message) -> tuple[int, State]:
     if not isinstance(round_index, int):
         raise MalformedMessageError("the message's round is not a number")
     return round_index, state_from_arrays(arrays)
+
+
+def read_counted(message: Message) -> int | None:
+    """Return the last round in which the site's upload counted; None where that is not said."""
+    about = message.content[_ABOUT]
+    counted = about.get("counted") if isinstance(about, ConfigRecord) else None
+    return counted if isinstance(counted, int) else None
 
 
 def reply_with_upload(upload: Upload, receipt: Receipt) -> RecordDict:

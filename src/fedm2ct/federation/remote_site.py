@@ -21,7 +21,7 @@ class RemoteSite(Site):
     _at: int | None = None
     """The round whose private state the method's half holds in memory, if it is known."""
 
-    def fit(self, round_index: int, shared: State) -> Upload:
+    def fit(self, round_index: int, shared: State, counted: int | None = None) -> Upload:
         """Train for one round; see `Site.fit`.
 
         A site that has missed rounds goes on from the last one it took part in; one that is new
@@ -35,7 +35,7 @@ class RemoteSite(Site):
         self._go_to(round_index - 1)
         self._at = None
         try:
-            upload = super().fit(round_index, shared)
+            upload = super().fit(round_index, shared, counted)
         except SiteFailureError:
             self._at = round_index  # the round has failed and was put down as one without change
             raise

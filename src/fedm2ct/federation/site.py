@@ -68,9 +68,10 @@ class Site:
             ) from error
         self.store.files.keep(0, round_index)
 
-    def fit(self, round_index: int, shared: State) -> Upload:
+    def fit(self, round_index: int, shared: State, counted: int | None = None) -> Upload:
         """Train for one round and store the private state after it.
 
+        `counted` is the last round in which the site's upload counted, if the server has said so.
         The files of the last two finished rounds are kept beside that of the running one; after a
         time away, the newest one from before it.
 
@@ -83,6 +84,8 @@ class Site:
         """
         self.store.files.keep_since(round_index - 2, round_index)
         try:
+            if counted is not None:
+                self._client.heard(counted)
             upload = self._client.fit(round_index, shared)
             private = self._client.private_state()
         except StorageError:

@@ -209,6 +209,7 @@ class MethodStrategy(Strategy):
         dropped = found.dropped + rejected
         if not uploads:
             raise EmptyRoundError(_nobody_left(round_index, dropped + found.failed))
+        self._record.counted |= {upload.site: round_index for upload in uploads}
         aggregate = self._server.aggregate(round_index, self.shared, uploads)
         check_aggregate(round_index, aggregate.shared, self.shared)
         arrays = arrays_from_state(aggregate.shared)
@@ -266,12 +267,14 @@ class MethodStrategy(Strategy):
         self._asked = dict(sorted(self._sites.items(), key=lambda item: item[1]))
         return [
             Message(
-                download(arrays, round_index, self._expected.nonce),
+                download(
+                    arrays, round_index, self._expected.nonce, self._record.counted.get(site, 0)
+                ),
                 node,
                 kind,
                 group_id=str(round_index),
             )
-            for node in self._asked
+            for node, site in self._asked.items()
         ]
 
     def _read(self, replies: Iterable[Message], like: State, spool: Spool) -> _Replies:

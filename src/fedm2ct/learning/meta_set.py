@@ -76,15 +76,35 @@ class SimulatedMetaSet:
 
 
 class ContributedMetaSet:
-    """Pairs that sites gave to the server: the paper's way, at the price of patient images."""
+    """Pairs that sites gave to the server: the paper's way, at the price of patient images.
 
-    def __init__(self, given: Mapping[str, PairedData], held_out: float) -> None:
+    Alpha is searched on pairs that the sites have validated on, for an average of networks that
+    were trained on the others would look better on them than it is.
+
+    Parameters
+    ----------
+    trained, validated
+        Each site's pairs, by name: what it trains on, and what it does not.
+    slices
+        How many each site gives, if it has them.
+    held_out
+        The part of them that are of the latter.
+    """
+
+    def __init__(
+        self,
+        trained: Mapping[str, PairedData],
+        validated: Mapping[str, PairedData],
+        slices: int,
+        held_out: float,
+    ) -> None:
         self.train: dict[str, PairedData] = {}
         self.held: dict[str, PairedData] = {}
-        for name in sorted(given):
-            count = _split(len(given[name].truth), held_out)
-            self.train[name] = given[name][:count]
-            self.held[name] = given[name][count:]
+        for name in sorted(trained):
+            count = min(slices, len(trained[name]) + len(validated[name]))
+            kept = _split(count, held_out)
+            self.train[name] = trained[name][:kept]
+            self.held[name] = validated[name][: count - kept]
 
     def training(self, round_index: int) -> dict[str, PairedData]:
         """Return the contributed pairs; they are the same in every round."""

@@ -20,30 +20,30 @@ from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.benchmark_scores import Costs, Results, newcomer_scores, scores_of
 from fedm2ct.pipeline.benchmark_units import origins, packed, places, timed_on
-from fedm2ct.pipeline.manifest import read_manifest
+from fedm2ct.pipeline.manifest import read_manifest, write_manifest
 from fedm2ct.pipeline.newcomer import join_all, joined_scores
 from fedm2ct.pipeline.notices import warnings_to
-from fedm2ct.pipeline.prepare import unpaired_sites
+from fedm2ct.pipeline.prepare import read_cohort, unpaired_sites
 from fedm2ct.pipeline.provenance import provenance
 from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.settings import ALL_METHODS, Setting, without_folders
 from fedm2ct.pipeline.summary import read_result, reference
-from fedm2ct.pipeline.train import run_units
+from fedm2ct.pipeline.train import check_tested, run_units
+from fedm2ct.pipeline.tuned import Tuned
 from fedm2ct.pipeline.unit import is_finished, unit_folder
 from fedm2ct.report.benchmark_page import benchmark_page
 
 Event = dict[str, Any]
-Tuned = Mapping[str, Mapping[str, Any]]
 _OF_A_CALL = {"methods", "seeds"}
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A setting, where its results go, and the tuned options with where they come from."""
+    """A setting, where its results go, and the tuned options that it has."""
 
     setting: Setting
     out: Path
-    tuned: Tuned = field(default_factory=dict)
+    tuned: Tuned = field(default_factory=Tuned)
     workers: int = 1
 
     @property
@@ -82,7 +82,14 @@ class Benchmark:
 
     def _train(self, setting: Setting, on_event: Callable[[Event], None]) -> None:
         config, workers = setting.config, self.workers
-        run_units(config, self.run, resume=True, workers=workers, on_event=on_event)
+        run_units(
+            config,
+            self.run,
+            resume=True,
+            workers=workers,
+            on_event=on_event,
+            tuned_on=self.tuned.patients,
+        )
         if setting.newcomer is not None:
             join_all(config, setting.newcomer, self.run, workers, on_event)
 
@@ -92,7 +99,7 @@ class Benchmark:
         Raises
         ------
         FedM2CTError
-            When nothing is finished.
+            As `record` does.
         """
         record = self.record()
         write_atomically(self.out / "results.json", json.dumps(record, indent=1).encode())
@@ -100,11 +107,20 @@ class Benchmark:
         return record
 
     def record(self) -> dict[str, Any]:
-        """Return the results of every finished unit, with all that is needed to repeat them."""
+        """Return the results of every finished unit, with all that is needed to repeat them.
+
+        Raises
+        ------
+        FedM2CTError
+            When nothing is finished, or a unit was scored on other test slices than the scans hold.
+        """
         finished = self.finished()
         if not finished:
             raise FedM2CTError(f"{self.run}: no unit is finished yet; run the benchmark first")
-        config, manifest = self.setting.config, read_manifest(self.run)
+        config, manifest = self.setting.config, self._manifest()
+        for method, seeds in finished.items():
+            for seed in seeds:
+                check_tested(unit_folder(self.run, method, seed), manifest)
         results: Results = {
             method: {seed: read_result(self.run, method, seed) for seed in seeds}
             for method, seeds in finished.items()
@@ -124,12 +140,19 @@ class Benchmark:
             "from": origins(made_at),
             "timed_on": timed,
             "config": without_folders(config.model_dump(mode="json", exclude=_OF_A_CALL)),
-            "tuned": {m: dict(values) for m, values in self.tuned.items() if m in finished},
+            "tuned": {m: values for m, values in self.tuned.options.items() if m in finished},
             "patients": manifest["patients"],
             "reference": {**reference(config), "interval": "95 %, bootstrap over test patients"},
             **scores_of(results, costs, unpaired),
             "newcomer": self._newcomer(finished),
         }
+
+    def _manifest(self) -> dict[str, Any]:
+        """Return the run's manifest; of a folder with restored units alone, from the scans."""
+        if (self.run / "manifest.json").exists():
+            return read_manifest(self.run)
+        config = self.setting.config
+        return write_manifest(config, read_cohort(config), self.run)
 
     def units(self) -> dict[str, Any]:
         """Return every finished unit, for `fedm2ct.pipeline.benchmark_units.unpack`.

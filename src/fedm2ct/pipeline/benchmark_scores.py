@@ -5,8 +5,9 @@ Intervals and tests are over patients; with one test patient there is neither, a
 by its slices, which says nothing of other patients.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,9 @@ class Costs:
 def scores_of(
     results: Results, costs: Mapping[str, Costs], without_pairs: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the parts ``methods``, ``compared`` and ``n_patients`` of a record.
+    """Return the parts ``methods``, ``compared``, ``lacking`` and ``n_patients`` of a record.
+
+    A method has the metrics that all of its units have; those that some lack are named.
 
     Parameters
     ----------
@@ -71,6 +74,7 @@ def scores_of(
                 if OURS in results
             },
         },
+        "lacking": _lacking(results),
     }
 
 
@@ -81,17 +85,38 @@ def _slices_patients(results: Results) -> list[str]:
     return patients
 
 
-def _metrics(scores: Scores) -> list[str]:
-    """Return the metrics of which a unit has a number a slice, `METRICS` first."""
-    found = next(iter(scores.values()))[""]
-    kept = [name for name, value in found.items() if isinstance(value, list) and name != "patients"]
+def _metrics(units: Iterable[Scores]) -> list[str]:
+    """Return the metrics of which all units have a number a slice, `METRICS` first."""
+    kept = _scored(units, list)
     return [*(name for name in METRICS if name in kept), *(n for n in kept if n not in METRICS)]
 
 
-def _totals(scores: Scores) -> list[str]:
-    """Return the metrics of which a unit has one number, of all slices together."""
-    found = next(iter(scores.values()))[""]
-    return [name for name, value in found.items() if isinstance(value, int | float)]
+def _totals(units: Iterable[Scores]) -> list[str]:
+    """Return the metrics of which all units have one number, of all slices together."""
+    return _scored(units, int | float)
+
+
+def _scored(units: Iterable[Scores], kind: type | UnionType) -> list[str]:
+    """Return the metrics that are of a kind at every site of every unit."""
+    first, *others = (outputs[""] for scores in units for outputs in scores.values())
+    names = [name for name, value in first.items() if isinstance(value, kind)]
+    every = [n for n in names if all(isinstance(found.get(n), kind) for found in others)]
+    return [name for name in every if name != "patients"]
+
+
+def _lacking(results: Results) -> dict[str, dict[str, list[int]]]:
+    """Return which seeds of which methods lack a metric that another unit has, by metric."""
+    has = {
+        (method, seed): {*_metrics([scores]), *_totals([scores])}
+        for method, by_seed in results.items()
+        for seed, scores in sorted(by_seed.items())
+    }
+    found: dict[str, dict[str, list[int]]] = {}
+    for metric in sorted(set().union(*has.values())):
+        for (method, seed), metrics in has.items():
+            if metric not in metrics:
+                found.setdefault(metric, {}).setdefault(method, []).append(seed)
+    return found
 
 
 def _by_slice(scores: Scores, metric: str) -> FloatArray:
@@ -125,13 +150,13 @@ def _method(
     by_seed: Mapping[int, Scores], patients: Sequence[str], without_pairs: Collection[str]
 ) -> dict[str, Any]:
     """Return one method's means with intervals, over sites and at each site."""
-    first = next(iter(by_seed.values()))
+    first, metrics = next(iter(by_seed.values())), _metrics(by_seed.values())
     sites: dict[str, dict[str, Any]] = {site: {} for site in first}
     apart = [site in without_pairs for site in sites]
     mean: dict[str, Any] = {}
     unpaired: dict[str, Any] = {}
     each: dict[str, dict[str, float]] = {name: {} for name in sorted(set(patients))}
-    for metric in _metrics(first):
+    for metric in metrics:
         table = _by_patient(_over_seeds(by_seed, sorted(by_seed), metric), patients)
         for site, values in zip(sites, table, strict=True):
             sites[site][metric] = interval_of(values)
@@ -141,7 +166,7 @@ def _method(
             unpaired[metric] = interval_of(table[apart].mean(axis=0))
         for name, value in zip(each, overall, strict=True):
             each[name][metric] = float(value)
-    for metric in _totals(first):
+    for metric in _totals(by_seed.values()):
         numbers = [np.mean([s[site][""][metric] for s in by_seed.values()]) for site in sites]
         for site, value in zip(sites, numbers, strict=True):
             sites[site][metric] = _number(float(value))
@@ -149,7 +174,7 @@ def _method(
         if any(apart):
             unpaired[metric] = _number(float(np.mean(np.array(numbers)[apart])))
     seeds = {
-        str(seed): {m: float(np.nanmean(_by_slice(s, m))) for m in _metrics(first)}
+        str(seed): {m: float(np.nanmean(_by_patient(_by_slice(s, m), patients))) for m in metrics}
         for seed, s in sorted(by_seed.items())
     }
     found = {"mean": mean, "sites": sites, "patients": each, "by_seed": seeds}
@@ -168,7 +193,7 @@ def newcomer_scores(joined: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[s
     for method, by_seed in joined.items():
         found[method] = {"seeds": len(by_seed)}
         for count, first in by_seed[0].items():
-            metrics = _metrics({"": {"": first}})
+            metrics = _metrics({"": {"": s[count]}} for s in by_seed)
             values = {m: np.mean([s[count][m] for s in by_seed], axis=0) for m in metrics}
             found[method][count] = {
                 m: interval_of(_by_patient(values[m], first["patients"])) for m in metrics

@@ -6,6 +6,7 @@ its own. There is no model.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ from typing import Any
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
+from fedm2ct.pipeline.fingerprints import test_fingerprint, unit_fingerprint
+from fedm2ct.pipeline.newcomer import joined_fingerprint
 from fedm2ct.pipeline.run_lock import alone_in
-from fedm2ct.pipeline.settings import ALL_METHODS
+from fedm2ct.pipeline.settings import ALL_METHODS, Setting
 from fedm2ct.pipeline.unit import stored_result, unit_folder
 
 FORMAT = 1
 _DIGITS = 6
+_BEGUN = ("result.json", "checkpoints", "sites")
+"""A unit's folder with one of these is not written to."""
 _COSTS = ("event", "round", "site", "seconds", "bytes_up", "bytes_down")
 Places = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Where units were made, by method and seed."""
@@ -93,28 +98,48 @@ def timed_on(found: Places) -> dict[str, Any] | None:
     return machine_of_most
 
 
-def unpack(file: Path, run: Path) -> int:
-    """Put units into a run's folder where it has none; return how many were put there.
+def unpack(file: Path, run: Path, setting: Setting) -> Counter[str]:
+    """Put the units that a setting would make alike into a run's folder, where it has none.
 
-    A call then finds them finished if they were made as it would make them.
+    Returns
+    -------
+    Counter
+        How many were put there, under ``""``; how many were not, by the reason.
 
     Raises
     ------
     FedM2CTError
         When the file is none of `packed`'s, or another command is at work in the folder.
     """
-    units, put = _units(file), 0
+    units, found = _units(file), Counter[str]()
     with alone_in(run):
         for method, seed, unit in units:
             folder = unit_folder(run, method, seed)
-            if (folder / "result.json").exists():
+            reason = _unlike(setting, method, unit)
+            if not reason and any((folder / name).exists() for name in _BEGUN):
+                reason = "in the folder already, finished or begun"
+            found[reason] += 1
+            if reason:
                 continue
             write_atomically(folder / "metrics.jsonl", _lines(unit["rounds"]))
             if unit["newcomer"] is not None:
                 write_atomically(folder / "newcomer.json", json.dumps(unit["newcomer"]).encode())
             write_atomically(folder / "result.json", json.dumps(unit["result"]).encode())
-            put += 1
-    return put
+    return found
+
+
+def _unlike(setting: Setting, method: str, unit: Mapping[str, Any]) -> str:
+    """Return what the setting would make of a unit otherwise; nothing where all is alike."""
+    config, site, result = setting.config, setting.newcomer, unit["result"]
+    if result.get("trained") != unit_fingerprint(config, method):
+        return "trained on other scans or with other options"
+    if result.get("tested") != test_fingerprint(config):
+        return "scored on other test scans or otherwise"
+    if site is not None:
+        joined = (unit["newcomer"] or {}).get("joined")
+        if joined != joined_fingerprint(config, site, method):
+            return f"joined otherwise, or not at all, by site {site.name}"
+    return ""
 
 
 def _units(file: Path) -> list[tuple[str, int, dict[str, Any]]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedm2ct.config import RunConfig
 from fedm2ct.data.scans import Scan
-from fedm2ct.data.sites import Selection, Split
+from fedm2ct.data.sites import META, Selection, Split
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.prepare import Cohort, site_protocols, unpaired_sites
 
@@ -66,7 +66,11 @@ def store_cohort(cohort: Cohort, folder: Path) -> None:
 
 
 def stored_cohort(config: RunConfig, folder: Path) -> Cohort:
-    """Return what `store_cohort` wrote; slices are counted among those stored."""
+    """Return what `store_cohort` wrote; slices are counted among those stored.
+
+    The stored cohort may be of several configurations: public scans come back only where this one
+    reads them, as of `read_cohort`.
+    """
     index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     scans: dict[str, Scan] = {}
     for number, entry in enumerate(index["scans"]):
@@ -76,6 +80,7 @@ def stored_cohort(config: RunConfig, folder: Path) -> Cohort:
     roles = {
         role: tuple(_selection(entry) for entry in entries)
         for role, entries in index["roles"].items()
+        if role != META or config.meta.source == "simulated"
     }
     return Cohort(scans, Split(roles), site_protocols(config), unpaired_sites(config))
 

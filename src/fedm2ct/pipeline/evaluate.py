@@ -75,7 +75,8 @@ def evaluate_run(
     config, manifest = config_of(run), read_manifest(run)
     if (out / "manifest.json").exists():
         raise FedM2CTError(f"{out}: holds a run; choose another --out folder")
-    seed = chosen_seed(config, seed)
+    seed, methods = chosen_seed(config, run, seed)
+    config = config.model_copy(update={"methods": methods})
     for method in config.methods:
         read_result(run, method, seed)
     chosen = _chosen(list(manifest["protocols"]), sites)

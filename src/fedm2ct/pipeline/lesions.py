@@ -65,7 +65,7 @@ def lesion_test(
     seed
         The seed whose noise and models are used; None: the run's first.
     methods
-        Which methods; None: all of the run.
+        Which methods; None: all of the run, or, of a seed of an earlier call, those finished then.
     progress
         Takes the number of reconstructions done, their total, and what is at work.
 
@@ -76,8 +76,8 @@ def lesion_test(
         room.
     """
     config, manifest = config_of(run), read_manifest(run)
-    seed = chosen_seed(config, seed)
-    methods = config.methods if methods is None else methods
+    seed, known = chosen_seed(config, run, seed)
+    methods = known if methods is None else methods
     if not methods:
         raise FedM2CTError("--methods names no method; leave it out for all of the run's")
     for method in methods:

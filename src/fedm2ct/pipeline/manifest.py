@@ -13,6 +13,7 @@ from fedm2ct.physics.protocols import protocol_to_dict
 from fedm2ct.pipeline.fingerprints import run_fingerprint
 from fedm2ct.pipeline.prepare import Cohort
 from fedm2ct.pipeline.provenance import git_commit, versions
+from fedm2ct.pipeline.settings import ALL_METHODS
 from fedm2ct.pipeline.site_files import (
     Roles,
     described,
@@ -22,6 +23,7 @@ from fedm2ct.pipeline.site_files import (
     without_site_scans,
     write_site,
 )
+from fedm2ct.pipeline.unit import has_models, unit_folder
 
 NOTES = [
     "Acquisitions are simulated: objects on a grid twice as fine as the reconstruction's and two "
@@ -105,20 +107,27 @@ def read_manifest(run: Path) -> dict[str, Any]:
     return manifest
 
 
-def chosen_seed(config: RunConfig, seed: int | None) -> int:
-    """Return the seed whose models are wanted: the run's first by default.
+def chosen_seed(config: RunConfig, run: Path, seed: int | None) -> tuple[int, list[str]]:
+    """Return the seed whose models are wanted, the run's first by default, and its methods.
+
+    The manifest has the methods and seeds of the last call. Of another seed the methods are those
+    that earlier calls have finished, and have models of: restored units have none.
 
     Raises
     ------
     FedM2CTError
         When the run has no such seed.
     """
-    if seed is None:
-        return config.seeds[0]
-    if seed not in config.seeds:
-        known = ", ".join(map(str, config.seeds))
-        raise FedM2CTError(f"the run has no seed {seed}; it has {known}")
-    return seed
+    if seed is None or seed in config.seeds:
+        return config.seeds[0] if seed is None else seed, config.methods
+    earlier = {
+        number: [m for m in ALL_METHODS if has_models(unit_folder(run, m, number))]
+        for number in {int(p.name.removeprefix("seed-")) for p in run.glob("*/seed-*")}
+    }
+    if not earlier.get(seed):
+        known = sorted({*config.seeds, *(n for n, methods in earlier.items() if methods)})
+        raise FedM2CTError(f"the run has no seed {seed}; it has {', '.join(map(str, known))}")
+    return seed, earlier[seed]
 
 
 def config_of(run: Path) -> RunConfig:

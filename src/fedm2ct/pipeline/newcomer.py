@@ -134,7 +134,7 @@ def join_unit(
             _, scored = assess({"": reconstructor}, data, protocol, patients, joined.window)
             scores[str(count)] = asdict(scored[""])
             on_event({"event": "note", "text": f"{site.name} joins {method} with {count} slices"})
-    result = {"scores": scores, "joined": _fingerprint(parsed, site, method)}
+    result = {"scores": scores, "joined": joined_fingerprint(parsed, site, method)}
     write_atomically(folder / "newcomer.json", json.dumps(result).encode())
 
 
@@ -143,13 +143,13 @@ def joined_scores(
 ) -> dict[str, dict[str, Any]]:
     """Return a unit's scores of the newcomer by number of slices; none where it has not joined."""
     stored = read_table(folder / "newcomer.json")
-    if stored.get("joined") != _fingerprint(config, newcomer, method):
+    if stored.get("joined") != joined_fingerprint(config, newcomer, method):
         return {}
     scores: dict[str, dict[str, Any]] = stored["scores"]
     return scores
 
 
-def _fingerprint(config: RunConfig, newcomer: SiteConfig, method: str) -> str:
+def joined_fingerprint(config: RunConfig, newcomer: SiteConfig, method: str) -> str:
     """Hash what the newcomer's scores depend on: the unit, the newcomer, the test."""
     own = unit_fingerprint(joined_config(config, newcomer), method)
     return f"{unit_fingerprint(config, method)}-{own}-{test_fingerprint(config)}"
@@ -200,14 +200,15 @@ def _joined(
         return _conventional(cohort, method, site.name, seed, count)
     task = _task(cohort, site.name, seed, max(1, count))
     halves = METHODS[method](Setup(config, [task], seed, cohort.public(), compute_device()))
-    trainer = halves.trainers[site.name]
-    if shared:
+    trainer, (client,) = halves.trainers[site.name], halves.clients.values()
+    if shared and isinstance(client, SiteClient):
+        client.join(shared)
+    elif shared:
         trainer.model.load_shared(shared)
     if count == 0:
         if trainer.task.public_validation and trainer.model.spec.prompted:
             choose_prompt(trainer, known)
         return _untrained(trainer.model.eval())
-    (client,) = halves.clients.values()
     return _trained(trainer, client, config.training.rounds)
 
 

@@ -42,8 +42,9 @@ def reconstruct_file(
     config, protocols = config_of(run), read_manifest(run)["protocols"]
     if site not in protocols:
         raise FedM2CTError(f"{run}: has no site {site!r}; it has {', '.join(protocols)}")
-    if method not in config.methods:
-        raise FedM2CTError(f"{run}: has no method {method!r}; it has {', '.join(config.methods)}")
+    seed, methods = chosen_seed(config, run, seed)
+    if method not in methods:
+        raise FedM2CTError(f"{run}: has no method {method!r}; it has {', '.join(methods)}")
     sinogram, measured = read_projections(projections)
     protocol = protocol_from_dict(protocols[site])
     if (measured.geometry, measured.grid) != (protocol.geometry, protocol.grid):
@@ -51,7 +52,6 @@ def reconstruct_file(
             f"{projections}: was measured with another geometry than that of site {site}; "
             "use projections of this site's protocol"
         )
-    seed = chosen_seed(config, seed)
     reconstructor = reconstructors_of({site: protocol}, run, method, seed, site)[""]
     image = reconstruct(reconstructor, sinogram, progress)
     apart = read_provenance(projections).get("slice_spacing_mm") or protocol.slice_thickness_mm

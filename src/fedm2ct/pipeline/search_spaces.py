@@ -4,6 +4,7 @@ Options that cost work (`meta_steps`) or change what the method is (its switches
 ablation row) are not tuned: equal budgets must buy the same kind of thing for everyone.
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -15,6 +16,14 @@ class Range:
     high: float
     log: bool = False
     whole: bool = False
+
+    def at(self, fraction: float) -> float | int:
+        """Return what lies at a fraction of the range, from 0 (`low`) to 1, on its scale."""
+        if self.whole:
+            return int(self.low + math.floor(fraction * (self.high - self.low + 1)))
+        if self.log:
+            return float(self.low * (self.high / self.low) ** fraction)
+        return float(self.low + fraction * (self.high - self.low))
 
 
 SPACES: dict[str, dict[str, Range]] = {

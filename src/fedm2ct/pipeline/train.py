@@ -3,7 +3,7 @@
 import difflib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedm2ct.config import ConfigError, RunConfig
+from fedm2ct.data.sites import TEST
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.federation.methods import METHODS
@@ -29,6 +30,7 @@ from fedm2ct.pipeline.perceptual import prepare_perceptual
 from fedm2ct.pipeline.prepare import Cohort, read_cohort
 from fedm2ct.pipeline.run_lock import LOCK, alone_in
 from fedm2ct.pipeline.summary import summarise
+from fedm2ct.pipeline.tuned import check_test_patients
 from fedm2ct.pipeline.unit import is_finished, run_unit, stored_result, unit_folder
 from fedm2ct.report.html import write_report
 
@@ -142,6 +144,7 @@ def run_units(
     resume: bool,
     workers: int,
     on_event: Callable[[Event], None],
+    tuned_on: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train and score every unit that is not finished; return the run's manifest.
 
@@ -150,13 +153,14 @@ def run_units(
     Raises
     ------
     FedM2CTError
-        As `run_all` does.
+        As `run_all` does, and when a test patient is among those that options were tuned on.
     """
     check_names(config)
     check_pairs(config)
     check_folder(config, run, resume)
     _remove_unfinished(run)
     cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
+    check_test_patients([(s.scan, s.patient) for s in cohort.split[TEST]], tuned_on)
     manifest = write_manifest(config, cohort, run)
     prepare_perceptual(
         config.evaluation.perceptual,
@@ -164,7 +168,7 @@ def run_units(
     )
     with slices_on_disk(cohort, run / _SLICES) as slices:
         jobs = _jobs(config, run, slices, resume)
-        left = _unfinished(jobs, config, run, manifest["patients"]["test"], on_event)
+        left = _unfinished(jobs, config, run, manifest, on_event)
         run_jobs(left, workers, on_event)
     return manifest
 
@@ -188,7 +192,7 @@ def _unfinished(
     jobs: list[Job],
     config: RunConfig,
     run: Path,
-    patients: list[str],
+    manifest: Mapping[str, Any],
     on_event: Callable[[Event], None],
 ) -> list[Job]:
     """Return the units that an earlier call has not finished; check the others and tell of them."""
@@ -196,19 +200,28 @@ def _unfinished(
         job.name for job in jobs if is_finished(config, job.arguments["method"], run / job.name)
     ]
     for name in done:
-        _check_tested(run / name, patients)
+        check_tested(run / name, manifest)
         on_event({"job": name, "event": "unit-done", "before": True})
     return [job for job in jobs if job.name not in done]
 
 
-def _check_tested(folder: Path, patients: list[str]) -> None:
-    """Refuse a finished unit of other test patients: scores are compared patient by patient."""
+def check_tested(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a finished unit of other test slices than the run's: scores are compared in pairs.
+
+    Raises
+    ------
+    FedM2CTError
+        When the unit's slices are of other patients, or not as many of each in the same order.
+    """
+    patients = [e["patient"] for e in manifest["slices"]["test"] for _ in e["slices"]]
     for outputs in stored_result(folder)["scores"].values():
-        if other := set(outputs[""]["patients"]) ^ set(patients):
+        if outputs[""]["patients"] != patients:
+            other = sorted(set(outputs[""]["patients"]) ^ set(patients))
+            what = f"{', '.join(other)}: on one side only" if other else "of the same patients"
             raise FedM2CTError(
-                f"{folder}: was scored on other test patients than the scans given hold "
-                f"({', '.join(sorted(other))}: on one side only); give the scans that it was "
-                "scored on, or choose another --out folder without --restore"
+                f"{folder}: was scored on other test {'patients' if other else 'slices'} than the "
+                f"scans given hold ({what}); give the scans that it was scored on, or choose "
+                "another --out folder without --restore"
             )
 
 

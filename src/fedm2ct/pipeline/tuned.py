@@ -1,16 +1,30 @@
 """Tuned options: where they are kept, and how they are read and joined."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from fedm2ct.data.sites import split_reference
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.settings import Setting
 
 Options = dict[str, dict[str, Any]]
+_REMEDY = (
+    "give --validation-patients and --test-patients as for the tuning, other options with --tuned, "
+    "or --defaults"
+)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Tuned options by method, and the patients that they were tuned on, where the record says."""
+
+    options: Options = field(default_factory=dict)
+    patients: Sequence[str] = ()
 
 
 def packaged_name(setting: str, size: str) -> str:
@@ -18,28 +32,68 @@ def packaged_name(setting: str, size: str) -> str:
     return f"{setting}-{size}.json"
 
 
-def read_tuned(setting: Setting, path: Path | None = None) -> Options:
-    """Return tuned options by method; without a path the package's, none where it has none.
+def read_tuned(setting: Setting, path: Path | None = None) -> Tuned:
+    """Return tuned options; without a path the package's, none where it has none.
 
     Those of the setting itself come before those of the setting that it is `tuned_as`.
 
     Raises
     ------
     FedM2CTError
-        When the file cannot be read, or is of another setting.
+        When the file cannot be read, is of another setting, or was tuned on scans that the setting
+        tests. A record that names its patients is for `check_test_patients` to judge.
     """
     if path is None:
         folder = files("fedm2ct").joinpath("settings", "tuned")
         names = [packaged_name(name, setting.size) for name in (setting.name, setting.tuned_as)]
         packaged = [file for file in map(folder.joinpath, names) if file.is_file()]
         if not packaged:
-            return {}
+            return Tuned()
+        source = f"the package's {packaged[0].name}"
         record = json.loads(packaged[0].read_text(encoding="utf-8"))
     else:
-        record = read_record(path)
+        source, record = str(path), read_record(path)
         if record["setting"] not in (setting.name, setting.tuned_as):
             raise FedM2CTError(f"{path}: was tuned for {record['setting']}, not {setting.name}")
-    return values_of(record)
+    if "patients" not in record:
+        _check_test_scans(setting, record, source)
+    return Tuned(values_of(record), record.get("patients", ()))
+
+
+def _check_test_scans(setting: Setting, record: Mapping[str, Any], source: str) -> None:
+    """Refuse a record of scans that the setting tests: by name, for it has no more of them."""
+    seen = {_name(scan) for scan in record.get("validation", {}).get("scans", ())}
+    for scan in setting.config.test.scans:
+        if _name(scan) in seen:
+            raise FedM2CTError(f"{source}: was tuned on {scan}, which would be tested; {_REMEDY}")
+
+
+def _name(scan: str) -> str:
+    """Return a scan's name and its folder's, in which records agree wherever the folder is."""
+    return "/".join(Path(split_reference(scan)[0]).parts[-2:])
+
+
+def check_test_patients(scans: Iterable[tuple[str, str]], tuned_on: Sequence[str]) -> None:
+    """Refuse to test a patient that options were tuned on, whatever scan it is of.
+
+    Parameters
+    ----------
+    scans
+        Test scans, each with its patient.
+    tuned_on
+        Patients.
+
+    Raises
+    ------
+    FedM2CTError
+        Naming the scan.
+    """
+    for scan, patient in scans:
+        if patient in tuned_on:
+            raise FedM2CTError(
+                f"scan {scan}: options were tuned on its patient ({patient}), who would be tested; "
+                + _REMEDY
+            )
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 A trial is a unit of work like any other, whose test patients are the setting's validation patients:
 the benchmark's test patients are not even read. The first trial has the default options, so that
-the search cannot end below them. The search is optuna's TPE under a fixed seed: broken off, it goes
-through its finished trials again without training, and on to the same end.
+the search cannot end below them. The next ones are spread over the ranges, so that a small budget
+looks above and below the defaults; what is left of the budget is optuna's TPE. All of it is under
+fixed seeds: broken off, a search goes through its finished trials again without training, and on to
+the same end.
 """
 
 import json
@@ -13,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import qmc
 
 from fedm2ct.config import ConfigError, RunConfig, parse_config
+from fedm2ct.data.sites import TEST
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.files import write_atomically
+from fedm2ct.learning.seeds import derive_seed
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import read_cohort
 from fedm2ct.pipeline.provenance import provenance
@@ -37,7 +42,8 @@ Emit = Callable[[Event], None]
 TUNING_SEED = 1000
 """Seed of the trials: none that a size's benchmark uses."""
 SEARCH_SEED = 0
-_FIRST_AT_RANDOM = 4
+_SPREAD = 3
+"""Trials that are spread over the ranges, after that of the defaults."""
 
 
 def tune(
@@ -89,7 +95,7 @@ def tune(
         alone_in(out),
         warnings_to(lambda text: on_event({"event": "warning", "reason": text})),
     ):
-        before = _tuned_before(out / "tuned.json", _record(setting, budget, length, {}))
+        before = _tuned_before(out / "tuned.json", _record(setting, budget, length, {}, []))
         cohort = read_cohort(config, lambda text: on_event({"event": "note", "text": text}))
         with slices_on_disk(cohort, out / ".slices") as slices:
             jobs = [
@@ -107,7 +113,14 @@ def tune(
                 for method in methods
             ]
             found = run_jobs(jobs, workers, on_event)
-        record = _record(setting, budget, length, {**before, **found})
+        patients = {selection.patient for selection in cohort.split[TEST]}
+        record = _record(
+            setting,
+            budget,
+            length,
+            {**before.get("methods", {}), **found},
+            sorted(patients.union(before.get("patients", ()))),
+        )
         write_atomically(out / "tuned.json", json.dumps(record, indent=1).encode())
     return record
 
@@ -128,9 +141,10 @@ def tune_method(
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     base = parse_config(config)
-    sampler = optuna.samplers.TPESampler(seed=SEARCH_SEED, n_startup_trials=_FIRST_AT_RANDOM)
+    sampler = optuna.samplers.TPESampler(seed=SEARCH_SEED, n_startup_trials=1 + _SPREAD)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.enqueue_trial(defaults(base, method))
+    for values in (defaults(base, method), *spread(method, min(_SPREAD, budget - 1))):
+        study.enqueue_trial(values)
     trials: list[dict[str, Any]] = []
     for number in range(budget):
         trial = study.ask()
@@ -152,6 +166,20 @@ def defaults(config: RunConfig, method: str) -> dict[str, Any]:
     """Return the present values of a method's tunable options."""
     table = config.fedm2ct if method == "fedm2ct" else getattr(config.method, method)
     return {name: getattr(table, name) for name in SPACES[method]}
+
+
+def spread(method: str, number: int) -> list[dict[str, Any]]:
+    """Return options over all of a method's ranges: a Latin hypercube, of each method its own.
+
+    Of each range, on its scale, every one of `number` equal parts has one value.
+    """
+    space = SPACES[method]
+    draw = np.random.default_rng(derive_seed(SEARCH_SEED, method, "spread"))
+    points = qmc.LatinHypercube(len(space), rng=draw).random(number)
+    return [
+        {name: where.at(float(u)) for (name, where), u in zip(space.items(), point, strict=True)}
+        for point in points
+    ]
 
 
 def _suggested(trial: "optuna.Trial", method: str, name: str) -> float | int:
@@ -186,36 +214,39 @@ def _score(
     return float(np.mean(by_site))
 
 
-def _record(setting: Setting, budget: int, rounds: int, found: dict[str, Any]) -> dict[str, Any]:
+def _record(
+    setting: Setting, budget: int, rounds: int, found: dict[str, Any], patients: list[str]
+) -> dict[str, Any]:
     return {
         "setting": setting.name,
         "size": setting.size,
         "budget": budget,
         "rounds": rounds,
-        "search": f"optuna {_optuna().__version__}, TPE, seed {SEARCH_SEED}; trials' seed "
+        "search": f"defaults, {_SPREAD} trials spread over the ranges, then optuna "
+        f"{_optuna().__version__}, TPE, seed {SEARCH_SEED}; trials' seed "
         f"{TUNING_SEED}; mean PSNR over sites and validation patients",
         "validation": {
             "scans": short_names(setting.validation.scans),
             "slices": setting.validation.slices,
         },
+        "patients": patients,
         **provenance(),
         "methods": found,
     }
 
 
 def _tuned_before(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Return the methods that an earlier call of the same kind as the record has tuned."""
+    """Return what an earlier call of the same kind as the record has tuned; nothing if none has."""
     if not path.exists():
         return {}
     before = read_record(path)
-    alike = ("setting", "size", "budget", "rounds", "validation")
+    alike = ("setting", "size", "budget", "rounds", "search", "validation")
     if any(before.get(name) != record[name] for name in alike):
         raise FedM2CTError(
-            f"{path}: holds a tuning of another kind (setting, size, budget, rounds or patients); "
-            "choose another --out folder"
+            f"{path}: holds a tuning of another kind (setting, size, budget, rounds, search or "
+            "patients); choose another --out folder"
         )
-    methods: dict[str, Any] = before["methods"]
-    return methods
+    return before
 
 
 def _optuna() -> Any:  # noqa: ANN401 - a module

@@ -58,6 +58,12 @@ def stored_result(folder: Path) -> dict[str, Any]:
     return read_table(folder / "result.json")
 
 
+def has_models(folder: Path) -> bool:
+    """Return whether a unit is finished and has what it reconstructs with."""
+    kept = any((folder / name).exists() for name in ("sites", _SETTINGS))
+    return kept and bool(stored_result(folder))
+
+
 def is_finished(config: RunConfig, method: str, folder: Path) -> bool:
     """Return whether a unit was trained as `config` says and scored on its test patients."""
     result = stored_result(folder)

@@ -21,7 +21,7 @@ def benchmark_page(record: Record) -> str:
     parts = [
         [f"# Benchmark: {name}"],
         _about(record),
-        ["## All sites", "", *_overall(record, "mean")],
+        ["## All sites", "", *_overall(record, "mean"), *_lacking(record)],
         *_without_pairs(record),
         ["## FedM2CT less each other method", "", *_comparison(record)],
         ["## Site by site", "", *_sites(record)],
@@ -127,6 +127,20 @@ def _overall(record: Record, which: str) -> list[str]:
     if any(method in REFERENCE_METHODS for method in methods):
         table += ["", f"{_REFERENCE_MARK} The scans of all sites in one place: the reference."]
     return table
+
+
+def _lacking(record: Record) -> list[str]:
+    """Name the units without a metric that others have; records made before have no such part."""
+    names = {metric.key: metric.title for metric in _shown_metrics(record)}
+    lines = []
+    for metric, units in record.get("lacking", {}).items():
+        which = ", ".join(
+            f"{_named(m)} (seed{'s' * (len(units[m]) > 1)} {', '.join(map(str, units[m]))})"
+            for m in ordered(units)
+        )
+        name = names.get(metric, metric).split(" (")[0]
+        lines += ["", f"{name}: not scored in {which}, so these methods have none."]
+    return lines
 
 
 def _without_pairs(record: Record) -> list[list[str]]:

@@ -87,3 +87,13 @@ def test_the_product_is_the_personal_model():
     sinogram, _, analytical = trainer.validation_data.batch(torch.arange(2))
     result = trainer.model(sinogram, analytical)
     assert torch.equal(result.final, result.private)
+
+
+def test_a_site_that_joins_personalises_the_federation_s_network():
+    halves = ditto.build(tiny.setup())
+    client, start = halves.clients["A"], halves.server.initial_shared()
+    ended = {name: tensor + 1.0 for name, tensor in start.items()}
+    client.join(ended)
+    model = halves.trainers["A"].model
+    assert tiny.same(model.shared_state(), ended)
+    assert tiny.same(model.private.state_dict(), model.shared.network.state_dict())

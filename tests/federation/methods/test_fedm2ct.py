@@ -131,6 +131,14 @@ def test_without_meta_steps_the_server_averages():
     assert halves.server.metamodel is None
 
 
+def test_an_alpha_of_zero_is_the_plain_average_without_training():
+    halves = fedm2ct.build(tiny.setup(fedm2ct={"alpha": 0.0}))
+    uploads, aggregate = round_of(halves)
+    assert halves.server.metamodel is None
+    assert tiny.same(aggregate.shared, weighted_average(uploads))
+    assert all(t.task.public_validation for t in halves.trainers.values())
+
+
 @pytest.mark.parametrize("source", ["simulated", "contributed"])
 @pytest.mark.parametrize("alpha", [None, 0.5])
 def test_with_a_meta_set_the_server_fuses(source, alpha):

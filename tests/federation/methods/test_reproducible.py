@@ -74,6 +74,7 @@ def run(variant, folder, *, seed=SEED, stop_after=None, resume=False):
     """Run a variant to its end, or until a round is stored; return its halves."""
 
     def on_event(event):
+        assert event["event"] not in ("dropped", "failed"), event
         if event["event"] == "checkpoint" and event["round"] == stop_after:
             raise Interrupted
 
@@ -156,7 +157,7 @@ def test_every_method_starts_from_an_iterative_image_and_trains_in_bfloat16(meth
     dropped = []
 
     def on_event(event):
-        if event["event"] in ("dropped", "warning"):
+        if event["event"] in ("dropped", "failed", "warning"):
             dropped.append(event)
 
     run_method(

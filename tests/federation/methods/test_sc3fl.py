@@ -33,4 +33,4 @@ def test_its_sites_are_fedper_s():
 @pytest.mark.parametrize("changes", [{"meta": {"source": "none"}}, {"fedm2ct": {"meta_steps": 0}}])
 def test_without_pairs_at_the_server_it_refuses(changes):
     with pytest.raises(FedM2CTError, match=r"meta\.source"):
-        sc3fl.build(tiny.setup(**changes))
+        sc3fl.build(tiny.setup(**changes)).server.initial_shared()

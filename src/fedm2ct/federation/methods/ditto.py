@@ -32,8 +32,18 @@ class PersonalClient(SiteClient):
         super().__init__(trainer, loss_of_round, validate_download=True, validate_training=True)
         self.lambda_personal = lambda_personal
         model = trainer.model
-        assert model.private is not None and model.shared is not None
+        assert model.private is not None
         self.personal = dict(model.private.named_parameters())
+        self._copy_shared()
+
+    def join(self, shared: State) -> None:
+        """See `SiteClient.join`; the private network begins as the shared one, as at every site."""
+        super().join(shared)
+        self._copy_shared()
+
+    def _copy_shared(self) -> None:
+        model = self.trainer.model
+        assert model.private is not None and model.shared is not None
         model.private.load_state_dict(model.shared.network.state_dict())
 
     def train(self, round_index: int, received: State) -> float:

@@ -15,23 +15,24 @@ At a fixed point every site's gradient is cancelled by its g_k, so the sites agr
 their own losses would not.
 
 Shared: the image network, which both terms concern. Kept: sinogram network and back-projection, and
-g_k. Sites count alike, as in the paper. Ours: the argmin is approached by the round's local steps
-of Adam.
+g_k; it goes back to what it was where the upload did not count (`counted`). Sites count alike, as
+in the paper. Ours: the argmin is approached by the round's local steps of Adam.
 """
 
 import torch
 
 from fedm2ct.federation.method import Aggregate, State, Upload
+from fedm2ct.federation.methods.counted import CountedClient
 from fedm2ct.federation.methods.fedavg import AveragingServer
 from fedm2ct.federation.methods.fedper import private_projection
 from fedm2ct.federation.methods.setup import Halves, Setup, federate
-from fedm2ct.federation.methods.site_client import LossOfRound, SiteClient
+from fedm2ct.federation.methods.site_client import LossOfRound
 from fedm2ct.learning.drift import linear, proximal, together
 from fedm2ct.learning.mutual import supervised_loss
 from fedm2ct.learning.trainer import SiteTrainer
 
 
-class DynamicClient(SiteClient):
+class DynamicClient(CountedClient):
     """Trains on the dynamically regularised loss; `memory` holds g_k under parameters' names."""
 
     def __init__(self, trainer: SiteTrainer, loss_of_round: LossOfRound, alpha: float) -> None:

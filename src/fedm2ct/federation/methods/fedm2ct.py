@@ -75,8 +75,9 @@ def _source(setup: Setup) -> MetaSource | None:
     if config.source == "simulated":
         protocols = {task.name: task.protocol for task in setup.tasks}
         return SimulatedMetaSet(setup.public, protocols, config.held_out, setup.seed)
-    given = {task.name: paired(task.train)[: config.slices] for task in setup.training_tasks}
-    return ContributedMetaSet(given, config.held_out)
+    trained = {task.name: paired(task.train) for task in setup.training_tasks}
+    validated = {task.name: paired(task.validation) for task in setup.training_tasks}
+    return ContributedMetaSet(trained, validated, config.slices, config.held_out)
 
 
 def build_metamodel(setup: Setup, spec: ModelSpec) -> Metamodel | None:
@@ -162,5 +163,6 @@ def build(setup: Setup) -> Halves:
     clients = {name: client(trainer) for name, trainer in trainers.items()}
     if not own.exchange:
         return Halves(SilentServer(), clients, trainers)
-    server = MetaServer(initial, build_metamodel(setup, spec), own.alpha)
+    metamodel = None if own.alpha == 0 else build_metamodel(setup, spec)
+    server = MetaServer(initial, metamodel, own.alpha)
     return Halves(server, clients, trainers)

@@ -7,7 +7,8 @@ slices, and nothing more is averaged.
 Shared: the image network, until then. Kept: sinogram network and back-projection; from then on all
 of the site's model. Ours: fine-tuning takes a share of the rounds, not rounds of its own, so that
 the number of optimiser steps is everybody's; the learning rate goes on along the same schedule. In
-these rounds a site sends back what it has received, so that the global model stays.
+these rounds a site sends back what it has received, so that the global model stays, but for noise
+where ``[privacy]`` adds some to every upload.
 """
 
 from collections.abc import Mapping

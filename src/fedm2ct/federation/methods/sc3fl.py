@@ -15,6 +15,7 @@ give; sites have pairs here and train on them.
 """
 
 from fedm2ct.errors import FedM2CTError
+from fedm2ct.federation.method import State
 from fedm2ct.federation.methods.fedm2ct import MetaServer, build_metamodel
 from fedm2ct.federation.methods.fedper import private_projection
 from fedm2ct.federation.methods.setup import Halves, Setup, federate
@@ -23,23 +24,31 @@ from fedm2ct.learning.mutual import supervised_loss
 from fedm2ct.learning.trainer import SiteTrainer
 
 
-def build(setup: Setup) -> Halves:
-    """Build both halves.
+class TrainingServer(MetaServer):
+    """Averages and trains on; at a site of a deployment, where nobody asks it, it has no pairs."""
 
-    Raises
-    ------
-    FedM2CTError
-        When the server has no pairs or no steps.
-    """
+    def initial_shared(self) -> State:
+        """See `ServerHalf.initial_shared`.
+
+        Raises
+        ------
+        FedM2CTError
+            When the server has no pairs or no steps.
+        """
+        if self.metamodel is None:
+            raise FedM2CTError(
+                "sc3fl trains at the server, which has no pairs; set fields 'meta.source' and "
+                "'fedm2ct.meta_steps', or leave the method out"
+            )
+        return super().initial_shared()
+
+
+def build(setup: Setup) -> Halves:
+    """Build both halves."""
     spec, loss = private_projection(setup), supervised_loss(setup.distance)
     metamodel = build_metamodel(setup, spec)
-    if metamodel is None:
-        raise FedM2CTError(
-            "sc3fl trains at the server, which has no pairs; set fields 'meta.source' and "
-            "'fedm2ct.meta_steps', or leave the method out"
-        )
 
     def client(trainer: SiteTrainer) -> SiteClient:
         return SiteClient(trainer, lambda _: loss, validate_download=True, validate_training=False)
 
-    return federate(setup, spec, client, lambda start: MetaServer(start, metamodel, alpha=1.0))
+    return federate(setup, spec, client, lambda start: TrainingServer(start, metamodel, alpha=1.0))

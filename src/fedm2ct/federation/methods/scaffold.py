@@ -15,16 +15,18 @@ x - y_i = eta sum_k (g_i - c_i + c). That mean is taken here as it goes by, so t
 gradient whatever optimiser and schedule use it; a test holds both forms against each other.
 
 Shared: the image network, and control variates of its size in both directions. Kept: sinogram
-network and back-projection, and c_i. Sites count alike, as in the paper.
+network and back-projection, and c_i; it goes back to what it was where the upload of its change
+did not count (`counted`). Sites count alike, as in the paper.
 """
 
 import torch
 
 from fedm2ct.federation.method import Aggregate, State, Upload
+from fedm2ct.federation.methods.counted import CountedClient
 from fedm2ct.federation.methods.fedavg import AveragingServer
 from fedm2ct.federation.methods.fedper import private_projection
 from fedm2ct.federation.methods.setup import Halves, Setup, federate
-from fedm2ct.federation.methods.site_client import LossOfRound, SiteClient, parameters_of
+from fedm2ct.federation.methods.site_client import LossOfRound, parameters_of
 from fedm2ct.learning.drift import gradient_of, linear, together
 from fedm2ct.learning.mutual import supervised_loss
 from fedm2ct.learning.trainer import SiteTrainer, part_of
@@ -32,7 +34,7 @@ from fedm2ct.learning.trainer import SiteTrainer, part_of
 CONTROL = "control."
 
 
-class ControlledClient(SiteClient):
+class ControlledClient(CountedClient):
     """Corrects each gradient by c - c_i; `memory` holds c_i under the parameters' names."""
 
     def __init__(self, trainer: SiteTrainer, loss_of_round: LossOfRound) -> None:

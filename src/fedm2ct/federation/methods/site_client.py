@@ -60,6 +60,10 @@ class SiteClient(ClientHalf):
         samples = len(self.trainer.train_data)
         return Upload(self.trainer.task.name, self.sent(), samples, metrics)
 
+    def join(self, shared: State) -> None:
+        """Begin where a federation has ended, at a site that has not taken part in it."""
+        self.trainer.model.load_shared(shared)
+
     def train(self, round_index: int, received: State) -> float:
         """Train the model, which holds the received parameters, for a round; return the loss."""
         return self.trainer.train_round(round_index, self.loss_of_round(round_index))
