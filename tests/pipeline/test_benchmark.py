@@ -70,6 +70,7 @@ def test_every_method_runs_and_is_in_the_record(whole):
         assert (entry["costs"]["bytes_up"] > 1e4) == shares
         assert (entry["costs"]["rounds"] == 2) == (method not in CONVENTIONAL)
     assert record["n_patients"] == len(record["patients"]["test"]) == 1
+    assert record["left_out"] == []
     assert {"versions", "machine", "date", "git_commit", "config"} <= set(record)
     assert not leftovers(whole)
 
@@ -329,6 +330,27 @@ def test_units_that_were_published_are_not_run_again_elsewhere(
     assert sum(place["units"] for place in after["from"]) == 3
     again = json.loads(units.read_text())["units"]
     assert set(again) == {"fbp/0", "fedavg/0", "local/0"}
+
+
+def test_rounds_of_a_site_that_did_not_count_are_told_here_and_where_units_are_restored(
+    published, tmp_path
+):
+    place, method = checkout(tmp_path), ("--methods", "fedavg")
+    assert published(tmp_path / "a", *method) == 0
+    refused = {"event": "dropped", "round": 2, "site": "E", "reason": "too long", "seconds": 1.0}
+    with (unit_folder(tmp_path / "a" / "run", "fedavg", 0) / "metrics.jsonl").open("a") as log:
+        log.write(json.dumps(refused) + "\n")
+    assert published(tmp_path / "a", *method, "--collect", "--publish", place) == 0
+    units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
+    assert published(tmp_path / "b", *method, "--collect", "--restore", units) == 0
+    for out in (tmp_path / "a", tmp_path / "b"):
+        (told,) = record_of(out)["left_out"]
+        assert told == {
+            "method": "fedavg", "seed": 0, "round": 2, "site": "E", "reason": "too long",
+        }  # fmt: skip
+        assert "- FedAvg, seed 0, round 2, site E: too long" in (out / "results.md").read_text()
+        costs = record_of(out)["methods"]["fedavg"]["costs"]
+        assert costs["rounds"] == 2
 
 
 def test_units_made_otherwise_do_not_count(published, tmp_path, two_sites):

@@ -19,7 +19,7 @@ from fedm2ct.federation.jobs import JobError
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.benchmark_scores import Costs, Results, newcomer_scores, scores_of
-from fedm2ct.pipeline.benchmark_units import origins, packed, places, timed_on
+from fedm2ct.pipeline.benchmark_units import LEFT_OUT, origins, packed, places, timed_on
 from fedm2ct.pipeline.manifest import read_manifest, write_manifest
 from fedm2ct.pipeline.newcomer import join_all, joined_scores
 from fedm2ct.pipeline.notices import warnings_to
@@ -144,8 +144,19 @@ class Benchmark:
             "patients": manifest["patients"],
             "reference": {**reference(config), "interval": "95 %, bootstrap over test patients"},
             **scores_of(results, costs, unpaired),
+            "left_out": self._left_out(finished),
             "newcomer": self._newcomer(finished),
         }
+
+    def _left_out(self, finished: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
+        """Return every round of a site that did not count: refused by validation, or failed."""
+        return [
+            {"method": method, "seed": seed, **{n: e[n] for n in ("round", "site", "reason")}}
+            for method, seeds in finished.items()
+            for seed in seeds
+            for e in self._log(method, seed)
+            if e.get("event") in LEFT_OUT
+        ]
 
     def _manifest(self) -> dict[str, Any]:
         """Return the run's manifest; of a folder with restored units alone, from the scans."""

@@ -24,7 +24,9 @@ FORMAT = 1
 _DIGITS = 6
 _BEGUN = ("result.json", "checkpoints", "sites")
 """A unit's folder with one of these is not written to."""
-_COSTS = ("event", "round", "site", "seconds", "bytes_up", "bytes_down")
+LEFT_OUT = ("dropped", "failed")
+"""Events of a site whose round did not count."""
+_KEPT = ("event", "round", "site", "seconds", "bytes_up", "bytes_down", "reason")
 Places = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Where units were made, by method and seed."""
 
@@ -50,11 +52,12 @@ def packed(run: Path, finished: Mapping[str, Sequence[int]]) -> dict[str, Any]:
 def _unit(folder: Path) -> dict[str, Any]:
     result = stored_result(folder)
     own = {site: {"": outputs[""]} for site, outputs in result["scores"].items()}
-    rounds = [e for e in RunLog(folder / "metrics.jsonl").read() if e.get("event") == "round"]
+    log = RunLog(folder / "metrics.jsonl").read()
+    rounds = [e for e in log if e.get("event") in ("round", *LEFT_OUT)]
     joined = folder / "newcomer.json"
     return {
         "result": {**result, "scores": own},
-        "rounds": [{name: e[name] for name in _COSTS if name in e} for e in rounds],
+        "rounds": [{name: e[name] for name in _KEPT if name in e} for e in rounds],
         "newcomer": json.loads(joined.read_text(encoding="utf-8")) if joined.exists() else None,
     }
 

@@ -21,7 +21,7 @@ def benchmark_page(record: Record) -> str:
     parts = [
         [f"# Benchmark: {name}"],
         _about(record),
-        ["## All sites", "", *_overall(record, "mean"), *_lacking(record)],
+        ["## All sites", "", *_overall(record, "mean"), *_lacking(record), *_left_out(record)],
         *_without_pairs(record),
         ["## FedM2CT less each other method", "", *_comparison(record)],
         ["## Site by site", "", *_sites(record)],
@@ -127,6 +127,16 @@ def _overall(record: Record, which: str) -> list[str]:
     if any(method in REFERENCE_METHODS for method in methods):
         table += ["", f"{_REFERENCE_MARK} The scans of all sites in one place: the reference."]
     return table
+
+
+def _left_out(record: Record) -> list[str]:
+    """Name the sites' rounds that did not count."""
+    lines = [
+        f"- {label(entry['method'])}, seed {entry['seed']}, round {entry['round']}, site "
+        f"{entry['site']}: {entry['reason']}"
+        for entry in record.get("left_out", [])
+    ]
+    return ["", "Rounds of a site that did not count:", "", *lines] if lines else []
 
 
 def _lacking(record: Record) -> list[str]:
