@@ -132,5 +132,6 @@ def test_a_seed_of_an_earlier_call_has_the_methods_of_that_call(
     assert cli("evaluate", run, *options) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (metrics["seed"], metrics["methods"].keys()) == (5, {"fbp"})
+    (run / "fbp" / "seed-6-old").mkdir()  # put aside by hand
     assert cli("lesions", run, "--seed", 9) == 1
     assert "the run has no seed 9; it has 4, 5" in capsys.readouterr().err

@@ -7,7 +7,6 @@ it.
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,7 @@ from fedm2ct.pipeline.settings import ALL_METHODS, Setting, without_folders
 from fedm2ct.pipeline.summary import read_result, reference
 from fedm2ct.pipeline.train import check_tested, run_units
 from fedm2ct.pipeline.tuned import Tuned
-from fedm2ct.pipeline.unit import is_finished, unit_folder
+from fedm2ct.pipeline.unit import is_finished, seeds_in, unit_folder
 from fedm2ct.report.benchmark_page import benchmark_page
 
 Event = dict[str, Any]
@@ -200,9 +199,7 @@ class Benchmark:
         """Return the seeds of every method that are finished under the setting's configuration."""
         found: dict[str, list[int]] = {}
         for method in ALL_METHODS:
-            folders = (self.run / method).glob("seed-*")
-            numbers = sorted(int(folder.name[5:]) for folder in folders if _is_unit(folder.name))
-            seeds = [s for s in numbers if self._is_finished(method, s)]
+            seeds = [s for s in seeds_in(self.run, method) if self._is_finished(method, s)]
             if seeds:
                 found[method] = seeds
         return found
@@ -236,11 +233,6 @@ class Benchmark:
 
     def _log(self, method: str, seed: int) -> list[Event]:
         return RunLog(unit_folder(self.run, method, seed) / "metrics.jsonl").read()
-
-
-def _is_unit(folder: str) -> bool:
-    """Return whether a folder of a method is that of a seed, and not one that was put aside."""
-    return re.fullmatch(r"seed-(0|-?[1-9]\d*)", folder) is not None
 
 
 def checkout_folders(checkout: Path) -> tuple[Path, Path]:

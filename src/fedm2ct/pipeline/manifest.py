@@ -23,7 +23,7 @@ from fedm2ct.pipeline.site_files import (
     without_site_scans,
     write_site,
 )
-from fedm2ct.pipeline.unit import has_models, unit_folder
+from fedm2ct.pipeline.unit import has_models, seeds_in, unit_folder
 
 NOTES = [
     "Acquisitions are simulated: objects on a grid twice as fine as the reconstruction's and two "
@@ -122,7 +122,7 @@ def chosen_seed(config: RunConfig, run: Path, seed: int | None) -> tuple[int, li
         return config.seeds[0] if seed is None else seed, config.methods
     earlier = {
         number: [m for m in ALL_METHODS if has_models(unit_folder(run, m, number))]
-        for number in {int(p.name.removeprefix("seed-")) for p in run.glob("*/seed-*")}
+        for number in {s for m in ALL_METHODS for s in seeds_in(run, m)}
     }
     if not earlier.get(seed):
         known = sorted({*config.seeds, *(n for n, methods in earlier.items() if methods)})

@@ -35,7 +35,10 @@ def load_model(path: Path) -> TSiRadonMAP:
         When the file is missing, damaged, or not a model of this project.
     """
     if not path.is_file():
-        raise FedM2CTError(f"{path}: there is no such model; has the run finished?")
+        raise FedM2CTError(
+            f"{path}: there is no such model; has the run finished? (What a benchmark has restored "
+            "has none: leave such methods out)"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

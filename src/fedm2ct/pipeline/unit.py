@@ -7,6 +7,7 @@ and ``arrays.npz``: a unit that has them is finished and is not run again.
 
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -46,6 +47,13 @@ _SETTINGS = "settings.json"
 def unit_folder(run: Path, method: str, seed: int) -> Path:
     """Return the folder of a unit of work."""
     return run / method / f"seed-{seed}"
+
+
+def seeds_in(run: Path, method: str) -> list[int]:
+    """Return the seeds of which a method has a folder; one that was put aside does not count."""
+    names = [folder.name for folder in (run / method).glob("seed-*")]
+    found = [re.fullmatch(r"seed-(0|-?[1-9]\d*)", name) for name in names]
+    return sorted(int(match[1]) for match in found if match)
 
 
 def model_path(run: Path, method: str, seed: int, site: str) -> Path:
