@@ -70,3 +70,12 @@ def test_the_server_keeps_the_mean_of_what_the_sites_keep(build, broken_off, tmp
         mean = torch.stack([memory[name].double() for memory in kept]).mean(0)
         assert float(mean.abs().max()) > 0, name
         assert torch.allclose(own.double(), mean, rtol=1e-4, atol=1e-7), name
+
+
+@pytest.mark.parametrize(("counted", "taken_back"), [(4, True), (5, False), (6, False)])
+def test_a_state_older_than_what_counted_is_kept(counted, taken_back):
+    """A file of round 5 put back where round 6 counted: round 5 counted as well."""
+    client = feddyn.build(tiny.setup()).clients["A"]
+    client.trained, client.memory, client.earlier = 5, {"now": torch.ones(1)}, {}
+    client.heard(counted)
+    assert (client.memory == {}) == taken_back
