@@ -156,3 +156,9 @@ def test_counters_have_no_direction():
         for k, u in enumerate([*AGREEING, moved("D", -3.0, 0.1)])
     ]
     assert list(opposed(uploads, like, Limits())) == ["D"]
+
+
+def test_a_record_that_does_not_say_what_counted_says_nothing():
+    """A checkpoint of an earlier version: its sites took part, in which round is not known."""
+    record = TrackRecord.from_json({"samples": {"A": 3, "B": 3}, "counted": {"B": 4}})
+    assert [record.last_counted(site) for site in "ABC"] == [None, 4, 0]

@@ -114,6 +114,11 @@ def test_a_receipt_names_what_has_arrived(message):
     assert receipt_of(arrived) == Receipt(7, "abc", wire_digest(arrays))
 
 
+def test_what_is_not_known_of_a_site_s_uploads_is_not_said(message):
+    arrays = arrays_from_state({"w": torch.ones(2)})
+    assert read_counted(from_wire(to_wire(message(download(arrays, 7, "abc", None)), "1"))) is None
+
+
 @pytest.mark.parametrize(
     "other",
     [

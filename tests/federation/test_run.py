@@ -12,6 +12,7 @@ import fedm2ct.federation
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.checkpoint import RunIdentity
 from fedm2ct.federation.method import Upload
+from fedm2ct.federation.outliers import TrackRecord
 from fedm2ct.federation.resume import RunExistsError
 from fedm2ct.federation.site import Site
 
@@ -231,3 +232,22 @@ assert os.environ[FLWR_DISABLE_UPDATE_CHECK] == "1"
     source = str(Path(fedm2ct.federation.__file__).parents[2])
     env = {"PYTHONPATH": source, "PATH": "/usr/bin:/bin", "FLWR_TELEMETRY_ENABLED": "1"}
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+
+
+def test_a_checkpoint_that_does_not_say_what_counted_has_sites_take_nothing_back(
+    tmp_path, monkeypatch
+):
+    class Listening(ToyClient):
+        def heard(self, counted):
+            told.append((self.site, counted))
+
+    def clients():
+        return {site: Listening(site) for site in SITES}
+
+    told, as_json = [], TrackRecord.as_json
+    with monkeypatch.context() as earlier:  # a version that kept no account of it
+        earlier.setattr(TrackRecord, "as_json", lambda r: {**as_json(r), "counted": {}})
+        run_toy(tmp_path, rounds=1, clients=clients())
+    told.clear()
+    run_toy(tmp_path, rounds=3, resume=True, clients=clients())
+    assert sorted(told) == [(site, 2) for site in SITES]

@@ -88,6 +88,13 @@ class TrackRecord:
         """Return the median length of the last rounds; zero where there is none."""
         return median(self.lengths.get(kind) or [0.0])
 
+    def last_counted(self, site: str) -> int | None:
+        """Return the last round in which a site's upload counted, 0 for none.
+
+        None where that is not known: a checkpoint from before it was kept tells of slices only.
+        """
+        return self.counted.get(site, None if site in self.samples else 0)
+
     def note(self, accepted: Sequence[Upload], like: State) -> None:
         """Remember a round."""
         for upload in accepted:

@@ -130,7 +130,7 @@ def new_nonce() -> str:
     return secrets.token_hex(16)
 
 
-def download(arrays: ArrayRecord, round_index: int, nonce: str, counted: int) -> RecordDict:
+def download(arrays: ArrayRecord, round_index: int, nonce: str, counted: int | None) -> RecordDict:
     """Return what the server sends a site.
 
     Parameters
@@ -140,10 +140,12 @@ def download(arrays: ArrayRecord, round_index: int, nonce: str, counted: int) ->
     round_index, nonce
         The round's number and its nonce.
     counted
-        The last round in which the site's upload counted, 0 for none.
+        The last round in which the site's upload counted, 0 for none; None says nothing of it.
     """
-    about = ConfigRecord({"round": round_index, "nonce": nonce, "counted": counted})
-    return RecordDict({_SHARED: arrays, _ABOUT: about})
+    about: dict[str, ConfigRecordValues] = {"round": round_index, "nonce": nonce}
+    if counted is not None:
+        about["counted"] = counted
+    return RecordDict({_SHARED: arrays, _ABOUT: ConfigRecord(about)})
 
 
 def receipt_of(message: Message) -> Receipt:

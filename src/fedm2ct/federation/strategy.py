@@ -268,7 +268,7 @@ class MethodStrategy(Strategy):
         return [
             Message(
                 download(
-                    arrays, round_index, self._expected.nonce, self._record.counted.get(site, 0)
+                    arrays, round_index, self._expected.nonce, self._record.last_counted(site)
                 ),
                 node,
                 kind,
