@@ -154,7 +154,7 @@ def test_bytes_on_the_wire(kind, share, tmp_path):
 
 def test_an_upload_of_another_form_is_dropped_and_the_round_goes_on(tmp_path):
     class Plain(ProtectedClient):
-        def _compressed(self, update, base):
+        def _compressed(self, update, base, round_index):
             return update
 
     halves = protected("fedavg", federation={"compression": "int8"})
@@ -163,6 +163,47 @@ def test_an_upload_of_another_form_is_dropped_and_the_round_goes_on(tmp_path):
     dropped = [e for e in log(tmp_path) if e["event"] == "dropped"]
     assert [(e["round"], e["site"]) for e in dropped] == [(1, "A"), (2, "A"), (3, "A")]
     assert "not expected" in dropped[0]["reason"] or "missing" in dropped[0]["reason"]
+
+
+@pytest.mark.parametrize("compression", ["fp16", "int8"])
+@pytest.mark.parametrize("method", ["fedavg", "fedm2ct", "scaffold"])
+def test_a_site_without_pairs_abstains_under_compression(method, compression, tmp_path):
+    setup = tiny.setup(unpaired=("A",), federation={"compression": compression})
+    run(tmp_path, method, halves=protect(METHODS[method](setup), setup))
+    assert not [e for e in log(tmp_path) if e["event"] in ("dropped", "failed")]
+    assert len([e for e in log(tmp_path, "A") if e["event"] == "round"]) == ROUNDS
+
+
+def test_a_site_without_pairs_adds_no_noise_and_tells_no_scalars():
+    pytest.importorskip("dp_accounting")
+    setup = tiny.setup(unpaired=("A",), federation={"compression": "int8"}, privacy=NOISE)
+    halves = protect(METHODS["fedm2ct"](setup), setup)
+    upload = halves.clients["A"].fit(1, halves.server.initial_shared())
+    assert upload.abstains and upload.metrics == {}
+    assert halves.clients["A"].inner.fit(2, halves.server.initial_shared()).metrics
+
+
+def kept_back(client):
+    return {name: tensor.clone() for name, tensor in client.feedback.items()}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_rounding_kept_back_is_taken_back_with_an_upload_that_did_not_count(restarted):
+    halves = protected("fedavg", federation={"compression": "int8"})
+    client, shared = halves.clients["A"], halves.server.initial_shared()
+    client.fit(1, shared)
+    first = kept_back(client)
+    client.heard(1)
+    client.fit(2, shared)
+    second = kept_back(client)
+    assert not tiny.same(first, second)
+    if restarted:
+        state = client.private_state()
+        client = protected("fedavg", federation={"compression": "int8"}).clients["A"]
+        client.load_private_state(state)
+    for counted, expected in ((3, second), (2, second), (1, first)):
+        client.heard(counted)
+        assert tiny.same(client.feedback, expected)
 
 
 @pytest.mark.parametrize("method", ["scaffold", "fednova", "feddyn"])

@@ -22,6 +22,7 @@ from fedm2ct.federation.accounting import slice_epsilon, update_epsilon
 from fedm2ct.federation.compression import apply_change, change, encode, remainder
 from fedm2ct.federation.method import ClientHalf, Compression, ServerHalf, State, Upload
 from fedm2ct.federation.methods import METHODS
+from fedm2ct.federation.methods.counted import Before
 from fedm2ct.federation.methods.cross_protocol_client import CrossProtocolClient
 from fedm2ct.federation.methods.local import SilentServer
 from fedm2ct.federation.methods.setup import Halves, Setup
@@ -32,7 +33,7 @@ from fedm2ct.learning.slice_privacy import SlicePrivacy, sampling_rate
 from fedm2ct.learning.trainer import SiteTrainer, part_of
 
 _OWN = "protection."
-_FEEDBACK = f"{_OWN}feedback."
+_FEEDBACK, _BEFORE = f"{_OWN}feedback.", f"{_OWN}before."
 
 
 def has_noise(privacy: PrivacyConfig) -> bool:
@@ -87,6 +88,8 @@ class ProtectedClient(ClientHalf):
     ----------
     feedback
         What rounding has kept back so far, added to the next update.
+    before
+        The feedback before the last round: taken back where that round's upload did not count.
 
     Parameters
     ----------
@@ -99,17 +102,21 @@ class ProtectedClient(ClientHalf):
     def __init__(self, inner: ClientHalf, protection: Protection) -> None:
         self.inner, self.protection = inner, protection
         self.feedback: State = {}
+        self.before = Before()
 
     def heard(self, counted: int) -> None:
         """See `ClientHalf.heard`."""
         self.inner.heard(counted)
+        self.feedback = self.before.unless_counted(counted, self.feedback)
 
     def fit(self, round_index: int, shared: State) -> Upload:
-        """Train for one round; return the protected upload."""
+        """Train for one round; return the protected upload, or nothing of a site that abstains."""
         upload = self.inner.fit(round_index, shared)
+        if upload.abstains:
+            return replace(upload, metrics={}) if self.protection.noised else upload
         base = self.inner.changes_of(shared)
         update = self._noised(change(upload.shared, base), upload.site, round_index)
-        sent = self._compressed(update, base)
+        sent = self._compressed(update, base, round_index)
         metrics = dict(upload.metrics)
         if self.protection.noised:
             metrics = self.protection.epsilons(round_index)
@@ -122,12 +129,13 @@ class ProtectedClient(ClientHalf):
         draw = generator(self.protection.secret, site, "update noise", round_index)
         return clip_and_noise(update, privacy.update_clip, privacy.update_noise, draw)
 
-    def _compressed(self, update: State, base: State) -> State:
+    def _compressed(self, update: State, base: State, round_index: int) -> State:
         kind = self.protection.compression
         if kind == "none":
             return apply_change(update, base)
         update = {n: t + self.feedback[n] if n in self.feedback else t for n, t in update.items()}
         sent = encode(update, kind)
+        self.before = Before(round_index, self.feedback)
         self.feedback = remainder(update, sent, kind)
         return sent
 
@@ -143,6 +151,7 @@ class ProtectedClient(ClientHalf):
     def private_state(self) -> State:
         """Return the method's private state, and what has been kept back, spent, and is secret."""
         own = {f"{_FEEDBACK}{name}": tensor for name, tensor in self.feedback.items()}
+        own |= {f"{_BEFORE}{name}": tensor for name, tensor in self.before.as_state().items()}
         if self.protection.noised:
             own[f"{_OWN}secret"] = torch.tensor(self.protection.secret)
         if self.protection.slices is not None:
@@ -153,6 +162,7 @@ class ProtectedClient(ClientHalf):
         """See `ClientHalf.load_private_state`."""
         self.inner.load_private_state({n: t for n, t in state.items() if not n.startswith(_OWN)})
         self.feedback = part_of(state, _FEEDBACK)
+        self.before = Before.from_state(part_of(state, _BEFORE))
         if self.protection.noised:
             self.protection.secret = int(state[f"{_OWN}secret"])
         if self.protection.slices is not None:

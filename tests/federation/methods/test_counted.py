@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fedm2ct.federation.methods import feddyn, scaffold
+from fedm2ct.federation.methods.counted import Before
 from fedm2ct.federation.run import run_method
 from fedm2ct.federation.storage import load_tensors
 from fedm2ct.learning.trainer import part_of
@@ -64,7 +65,7 @@ def test_the_server_keeps_the_mean_of_what_the_sites_keep(build, broken_off, tmp
             run(build, tmp_path, stop_after=REFUSED)
     halves, dropped = run(build, tmp_path)
     assert dropped == ([] if broken_off else [("A", REFUSED)])
-    assert all(client.trained == ROUNDS for client in halves.clients.values())
+    assert all(client.before.trained == ROUNDS for client in halves.clients.values())
     kept = [client.memory for client in halves.clients.values()]
     for name, own in of_server(build, tmp_path).items():
         mean = torch.stack([memory[name].double() for memory in kept]).mean(0)
@@ -76,6 +77,6 @@ def test_the_server_keeps_the_mean_of_what_the_sites_keep(build, broken_off, tmp
 def test_a_state_older_than_what_counted_is_kept(counted, taken_back):
     """A file of round 5 put back where round 6 counted: round 5 counted as well."""
     client = feddyn.build(tiny.setup()).clients["A"]
-    client.trained, client.memory, client.earlier = 5, {"now": torch.ones(1)}, {}
+    client.before, client.memory = Before(5, {}), {"now": torch.ones(1)}
     client.heard(counted)
     assert (client.memory == {}) == taken_back
