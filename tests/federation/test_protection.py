@@ -3,12 +3,15 @@
 import json
 import math
 import struct
+import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
 from fedm2ct.config import ConfigError
+from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.method import Upload
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.protection import ProtectedClient, protect
@@ -314,6 +317,16 @@ def test_the_noise_s_secret_is_the_site_s_own_and_never_travels(tmp_path, monkey
     for secret in secrets:
         assert struct.pack("<q", secret) not in b"".join(sent)
         assert str(secret).encode() not in b"".join(sent)
+
+
+def test_a_missing_accountant_is_missed_before_training_and_only_where_there_is_noise(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    with pytest.raises(FedM2CTError, match=r"pip install 'fedm2ct\[privacy\]'"):
+        protected("fedavg", privacy=NOISE)
+    protected("fedavg", privacy={"update_clip": 1.0})
+    setup = tiny.setup(privacy=NOISE)
+    setup = replace(setup, tasks=[replace(t, train=t.train[0:0]) for t in setup.tasks])
+    protect(METHODS["fedavg"](setup), setup)  # a coordinator: it has no slices
 
 
 def test_noise_and_handing_slices_to_the_server_exclude_each_other():

@@ -32,7 +32,7 @@ def update_epsilon(noise: float, rounds: int, delta: float) -> float:
     """
     if noise == 0 or rounds == 0:
         return math.inf if rounds else 0.0
-    dp = _library()
+    dp = library()
     accountant = dp.rdp.RdpAccountant()
     accountant.compose(dp.GaussianDpEvent(noise / 2), rounds)
     return float(accountant.get_epsilon(delta))
@@ -57,14 +57,14 @@ def slice_epsilon(noise: float, rate: float, steps: int, delta: float) -> float:
     """
     if noise == 0 or steps == 0:
         return math.inf if steps else 0.0
-    dp = _library()
+    dp = library()
     accountant = dp.rdp.RdpAccountant(_WHOLE_ORDERS)
     event = dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(noise))
     accountant.compose(event, steps)
     return float(accountant.get_epsilon(delta))
 
 
-def _library() -> ModuleType:
+def library() -> ModuleType:
     """Return dp-accounting.
 
     Raises

@@ -18,7 +18,7 @@ import torch
 
 from fedm2ct.config import ConfigError
 from fedm2ct.config_protection import PrivacyConfig
-from fedm2ct.federation.accounting import slice_epsilon, update_epsilon
+from fedm2ct.federation.accounting import library, slice_epsilon, update_epsilon
 from fedm2ct.federation.compression import apply_change, change, encode, remainder
 from fedm2ct.federation.method import ClientHalf, Compression, ServerHalf, State, Upload
 from fedm2ct.federation.methods import METHODS
@@ -189,6 +189,8 @@ def protect(halves: Halves, setup: Setup) -> Halves:
     ------
     ConfigError
         If the method's server has no plain average that another rule could stand in for.
+    FedM2CTError
+        If a site here is to add noise, and dp-accounting is not installed.
     """
     federation, privacy = setup.config.federation, setup.config.privacy
     if isinstance(halves.server, SilentServer):
@@ -201,6 +203,8 @@ def protect(halves: Halves, setup: Setup) -> Halves:
         return halves
     if privacy.slice_clip is not None:
         _check_losses(halves)
+    if has_noise(privacy) and any(len(task.train) for task in setup.tasks):
+        library()  # missed now, not when the first round has been trained
     clients: dict[str, ClientHalf] = {
         name: ProtectedClient(client, _protection(setup, name, halves.trainers[name]))
         for name, client in halves.clients.items()
