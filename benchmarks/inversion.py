@@ -84,9 +84,9 @@ def _train(
         if privacy is None:
             loss_of(torch.randint(len(slices.image), (batch,), generator=draw)).backward()
         else:
-            taken = privacy.choose(len(slices.image), batch, draw)
+            taken = privacy.choose(len(slices.image), batch)
             losses = [lambda i=i: loss_of(torch.tensor([i])) for i in taken]
-            privacy.backward(parameters, losses, float(batch), draw)
+            privacy.backward(parameters, losses, float(batch))
         optimiser.step()
 
 
@@ -143,7 +143,7 @@ def cases(
     index, every = SLICES // 2, list(range(SLICES))
     gradient, adam = Effort(), Effort(signs=True)
     plain, signs = one_step(network, site, index, False), one_step(network, site, index, True)
-    privacy = SlicePrivacy(1.0, 1.0, seed)
+    privacy = SlicePrivacy(1.0, 1.0, generator(seed, "round"))
     found = {
         "one gradient step, one slice": (plain, gradient, [index]),
         "the same, in 8 bits": (eight_bits(plain), gradient, [index]),

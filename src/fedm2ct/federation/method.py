@@ -116,6 +116,16 @@ class ClientHalf(ABC):
     def load_private_state(self, state: State) -> None:
         """Restore what `private_state` returned."""
 
+    def spent(self) -> dict[str, int]:
+        """Return counts that never go back, whatever round the site goes back to; none usually.
+
+        They are stored apart from the private states, before what they count leaves the site.
+        """
+        return {}
+
+    def load_spent(self, counts: Mapping[str, int]) -> None:  # noqa: B027  most count nothing
+        """Take over counts that `spent` returned; of two, the higher holds."""
+
     @property
     @abstractmethod
     def fingerprint(self) -> str:

@@ -1,14 +1,17 @@
 """A site's private state on the site's own disk. It never travels."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedm2ct.federation.checkpoint import RunIdentity
 from fedm2ct.federation.method import State
 from fedm2ct.federation.storage import CheckpointError, RoundFiles, load_tensors, save_tensors
+from fedm2ct.files import read_table, write_atomically
 
 
 class PrivateStore:
-    """The private states of one site, one file a round.
+    """The private states of one site, one file a round, and what it has spent, in one for all.
 
     Parameters
     ----------
@@ -27,6 +30,7 @@ class PrivateStore:
     ) -> None:
         self.files = RoundFiles(folder, "private")
         self.site = site
+        self._spent = folder / "spent.json"
         self._model = model_fingerprint
         self._identity = identity
 
@@ -89,3 +93,31 @@ class PrivateStore:
                 "started with, or choose another output folder"
             )
         return state
+
+    def save_spent(self, counts: Mapping[str, int]) -> None:
+        """Store what the site has spent of its privacy, whatever round it may go back to.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written; the older file is then untouched.
+        """
+        write_atomically(self._spent, json.dumps(dict(counts)).encode())
+
+    def load_spent(self) -> dict[str, int]:
+        """Read back what the site has spent; nothing before its first private state.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is missing or damaged: counting from zero would promise too much.
+        """
+        counts = read_table(self._spent)
+        if not counts and not self._spent.exists() and not self.files.rounds():
+            return {}
+        if not counts or not all(type(n) is int and n >= 0 for n in counts.values()):
+            raise CheckpointError(
+                f"{self._spent} is missing or damaged, and without it epsilon is not known: put "
+                "the file back from a backup, or start again in another output folder"
+            )
+        return counts

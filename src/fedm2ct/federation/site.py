@@ -47,6 +47,7 @@ class Site:
 
     def begin(self) -> None:
         """Store the private state that round 1 starts from."""
+        self._count()
         self.store.save(0, self._client.private_state())
 
     def restore(self, round_index: int) -> None:
@@ -60,6 +61,8 @@ class Site:
         state = self.store.load_until(round_index)
         try:
             self._client.load_private_state(state)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.store.files.path(round_index)}: {error}") from error
         except Exception as error:
             raise CheckpointError(
                 f"{self.store.files.path(round_index)} does not fit the private model of site "
@@ -83,6 +86,7 @@ class Site:
             If the disk is full or cannot be written to: the run cannot go on.
         """
         self.store.files.keep_since(round_index - 2, round_index)
+        self._count()
         try:
             if counted is not None:
                 self._client.heard(counted)
@@ -95,8 +99,15 @@ class Site:
             self.restore(round_index - 1)
             self.store.save(round_index, self.store.load_until(round_index - 1))
             raise failure from error
+        self._count()  # before anything leaves the site
         self.store.save(round_index, private)
         return upload
+
+    def _count(self) -> None:
+        """Bring the client's count of what it has spent and the disk's together."""
+        if self._client.spent():
+            self._client.load_spent(self.store.load_spent())
+            self.store.save_spent(self._client.spent())
 
     def finish(self, round_index: int, shared: State) -> Mapping[str, float]:
         """Hand the final shared parameters to the method's half.

@@ -61,7 +61,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
 def encode_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
     """Return the bytes of the file that `save_tensors` writes."""
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    description = {**about, "version": FORMAT_VERSION, "sha256": _digest(copies)}
+    description = {**about, "version": FORMAT_VERSION, "sha256": state_digest(copies)}
     metadata = {_METADATA_KEY: json.dumps(description, sort_keys=True)}
     return safetensors.torch.save(copies, metadata)
 
@@ -99,7 +99,7 @@ def load_tensors(path: Path) -> tuple[State, dict[str, Any]]:
             f"{path} was written by another version of fedm2ct: use that version, or start the "
             "run again in another folder"
         )
-    if description.get("sha256") != _digest(tensors):
+    if description.get("sha256") != state_digest(tensors):
         raise DamagedFileError(f"{path} is damaged: its content does not match its checksum")
     return tensors, description
 
@@ -155,10 +155,11 @@ class RoundFiles:
         remove_unfinished(self.folder)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def state_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256 over names, shapes, dtypes and values."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

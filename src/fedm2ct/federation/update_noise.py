@@ -11,6 +11,7 @@ import math
 import torch
 
 from fedm2ct.federation.method import State
+from fedm2ct.learning.seeds import Draw, normal
 
 
 def update_length(update: State) -> float:
@@ -19,7 +20,7 @@ def update_length(update: State) -> float:
     return math.sqrt(math.fsum(squares))
 
 
-def clip_and_noise(update: State, clip: float, noise: float, draw: torch.Generator) -> State:
+def clip_and_noise(update: State, clip: float, noise: float, draw: Draw) -> State:
     """Return an update, clipped and noised; whole numbers stay as they are.
 
     Parameters
@@ -31,14 +32,14 @@ def clip_and_noise(update: State, clip: float, noise: float, draw: torch.Generat
     noise
         Standard deviation of the noise in units of `clip`, z; 0 clips only.
     draw
-        Generator of the noise.
+        What the noise is drawn from.
     """
     length = update_length(update)
     factor = 1.0 if length <= clip else clip / length
     result: State = {}
     for name, tensor in sorted(update.items()):
         if tensor.is_floating_point():
-            deviate = torch.randn(tensor.shape, generator=draw, dtype=torch.float64)
+            deviate = normal(draw, tensor.shape, torch.float64)
             tensor = (tensor.double() * factor + deviate * (clip * noise)).to(tensor.dtype)
         result[name] = tensor
     return result

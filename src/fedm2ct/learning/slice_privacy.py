@@ -11,14 +11,17 @@ sends depends on its private part, so that part must be trained under the same p
 
 Ours: the noise goes to Adam instead of SGD, which is post-processing and costs no privacy.
 
-Whoever can guess the noise has no noise to overcome. So it is drawn, like the choice of slices,
-from a secret of the site's own and not from the run's seed, which the server knows.
+Whoever can guess the noise has no noise to overcome, and whoever gets two results under the same
+noise has their difference without any. So noise and the choice of slices are drawn from a secret of
+the site's own, anew for whatever is trained (`fedm2ct.federation.protection`).
 """
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from fedm2ct.learning.seeds import Draw, normal, uniform
 
 
 class SlicePrivacy:
@@ -27,7 +30,7 @@ class SlicePrivacy:
     Attributes
     ----------
     steps
-        Steps taken so far, for the accountant; kept with the site's private state.
+        Steps taken so far, for the accountant, those of rounds that are trained again among them.
 
     Parameters
     ----------
@@ -35,18 +38,18 @@ class SlicePrivacy:
         Longest gradient of one slice, C.
     noise
         Standard deviation of the noise in units of `clip`, z.
-    secret
-        Seed of the noise and of the choice of slices.
+    draw
+        What noise and the choice of slices are drawn from; another one for each round.
     """
 
-    def __init__(self, clip: float, noise: float, secret: int) -> None:
-        self.clip, self.noise, self.secret = clip, noise, secret
+    def __init__(self, clip: float, noise: float, draw: Draw) -> None:
+        self.clip, self.noise, self.draw = clip, noise, draw
         self.steps = 0
 
-    def choose(self, slices: int, batch_size: int, draw: torch.Generator) -> list[int]:
+    def choose(self, slices: int, batch_size: int) -> list[int]:
         """Return the slices that take part in a step: each with probability `sampling_rate`."""
         rate = sampling_rate(slices, batch_size)
-        taken = torch.rand(slices, generator=draw) < rate
+        taken = uniform(self.draw, slices) < rate
         return [index for index, takes_part in enumerate(taken) if takes_part]
 
     def backward(
@@ -54,7 +57,6 @@ class SlicePrivacy:
         parameters: Sequence[nn.Parameter],
         losses: Sequence[Callable[[], Tensor]],
         expected: float,
-        draw: torch.Generator,
     ) -> Tensor:
         """Set the parameters' gradients; return the mean loss over the slices (0 of none).
 
@@ -66,8 +68,6 @@ class SlicePrivacy:
             Computes the loss of one slice, for each slice that takes part.
         expected
             The number of slices that take part on average.
-        draw
-            Generator of the noise.
         """
         self.steps += 1
         total = [torch.zeros_like(parameter) for parameter in parameters]
@@ -83,7 +83,7 @@ class SlicePrivacy:
                 if gradient is not None:
                     entry += gradient * factor
         for parameter, entry in zip(parameters, total, strict=True):
-            noise = torch.randn(parameter.shape, generator=draw).to(entry) * self.clip * self.noise
+            noise = normal(self.draw, parameter.shape).to(entry) * self.clip * self.noise
             parameter.grad = (entry + noise) / expected
         return torch.stack(values).mean() if values else torch.zeros(())
 

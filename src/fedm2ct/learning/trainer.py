@@ -184,8 +184,7 @@ class SiteTrainer:
 
     def batches(self, round_index: int) -> torch.Generator:
         """Return the generator that draws the round's batches."""
-        seed = self.seed if self.privacy is None else self.privacy.secret
-        return generator(seed, self.task.name, "batches", round_index)
+        return generator(self.seed, self.task.name, "batches", round_index)
 
     def step(
         self,
@@ -204,7 +203,7 @@ class SiteTrainer:
             return self.end_step(value, correct)
         self._set_position(position)
         self.optimiser.zero_grad(set_to_none=True)
-        return self._descend(self._private_backward(self.privacy, order, loss), correct)
+        return self._descend(self._private_backward(self.privacy, loss), correct)
 
     def begin_step(self, position: float, order: torch.Generator) -> Tensor:
         """Set the rates of the `position`-th step; return the slices of its batch."""
@@ -232,14 +231,12 @@ class SiteTrainer:
         sinogram, truth, analytical = self.train_data.batch(chosen)
         return loss(self.model(sinogram, analytical), truth)
 
-    def _private_backward(
-        self, privacy: SlicePrivacy, order: torch.Generator, loss: Loss
-    ) -> Tensor:
+    def _private_backward(self, privacy: SlicePrivacy, loss: Loss) -> Tensor:
         slices, batch = len(self.train_data), self.training.batch_size
-        chosen = privacy.choose(slices, batch, order)
+        chosen = privacy.choose(slices, batch)
         losses = [partial(self._loss_of, torch.tensor([index]), loss) for index in chosen]
         parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
-        return privacy.backward(parameters, losses, slices * sampling_rate(slices, batch), order)
+        return privacy.backward(parameters, losses, slices * sampling_rate(slices, batch))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
