@@ -85,7 +85,7 @@ class SlicePrivacy:
         for parameter, entry in zip(parameters, total, strict=True):
             noise = normal(self.draw, parameter.shape).to(entry) * self.clip * self.noise
             parameter.grad = (entry + noise) / expected
-        return torch.stack(values).mean() if values else torch.zeros(())
+        return torch.stack(values).mean() if values else parameters[0].new_zeros(())
 
 
 def sampling_rate(slices: int, batch_size: int) -> float:
