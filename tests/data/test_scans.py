@@ -124,6 +124,8 @@ def test_single_dicom_file_is_one_slice_whatever_its_name(tmp_path: Path):
         ({"Modality": None}, "Modality is missing"),
         ({"RescaleType": "OD"}, "Rescale Type is OD, expected HU"),
         ({"PixelSpacing": None}, "has no PixelSpacing"),
+        ({"RescaleSlope": None}, r"\.dcm: has no RescaleSlope.*export the series again"),
+        ({"RescaleIntercept": ""}, r"\.dcm: has no RescaleIntercept"),
         ({"ImageType": ["DERIVED", "PRIMARY", "LOCALIZER"]}, "localizer"),
         ({"NumberOfFrames": 4}, "multi-frame"),
         ({"RescaleIntercept": 0}, "not Hounsfield units"),
@@ -173,6 +175,35 @@ def test_truncated_inside_an_intact_gzip_is_refused(tmp_path: Path):
     (tmp_path / "b.nii.gz").write_bytes(gzip.compress(path.read_bytes()[:-10]))
     with pytest.raises(ScanError, match="truncated"):
         read_scan(tmp_path / "b.nii.gz")
+
+
+def test_one_changed_voxel_in_a_compressed_volume_is_refused(tmp_path: Path):
+    rows = np.random.default_rng(0).integers(-1000, 1000, (4, 64, 64), dtype=np.int16)
+    path = tmp_path / "a.nrrd"
+    sitk.WriteImage(image(rows), str(path), useCompression=True)
+    head, mark, data = path.read_bytes().partition(b"\n\n")
+    assert b"encoding: gzip" in head and np.array_equal(read_scan(path).hu, rows)
+    changed = bytearray(gzip.decompress(data))
+    changed[1001] ^= 1
+    body = gzip.compress(bytes(changed))
+    path.write_bytes(head + mark + body[:-8] + data[-8:])  # the checksum of what was written
+    with pytest.raises(ScanError, match=r"a\.nrrd: its data are damaged"):
+        read_scan(path)
+
+
+def test_compressed_data_that_cannot_be_unpacked_are_refused_by_name(tmp_path: Path):
+    invalid_block = 0x07
+    np.savez_compressed(tmp_path / "a.npz", hu=volume(), spacing_zyx_mm=(1, 1, 1))
+    npz = bytearray((tmp_path / "a.npz").read_bytes())
+    npz[30 + sum(int.from_bytes(npz[at : at + 2], "little") for at in (26, 28))] = invalid_block
+    nifti = bytearray(
+        gzip.compress(write_oriented(tmp_path / "a.nii", volume(), "LPS").read_bytes())
+    )
+    nifti[10] = invalid_block
+    for name, content in (("b.npz", npz), ("b.nii.gz", nifti)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ScanError, match=rf"{name}: is damaged"):
+            read_scan(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from fedm2ct.data.sites import (
     pick_slices,
     select,
 )
+from tests.data.scan_files import volume, write_dicom
 
 
 def scan_with_empty_ends(n: int = 30) -> Scan:
@@ -87,6 +88,8 @@ def test_load_scan_takes_names_and_paths(tmp_path: Path, monkeypatch):
     hu = scan_with_empty_ends().hu
     np.savez(tmp_path / "a.npz", hu=hu, spacing_zyx_mm=(1, 1, 1))
     assert load_scan(tmp_path / "a.npz").name == "a"
+    write_dicom(tmp_path / "ward#3", volume(), series="1.2.826.1")
+    assert load_scan(f"{tmp_path}/ward#3#1.2.826.1").name == "ward#3"
     with pytest.raises(ScanError, match="did you mean torso"):
         load_scan("torsoo")
 

@@ -168,6 +168,11 @@ def _check_ct(file: Path, header: pydicom.Dataset) -> None:
     for field in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
         if not header.get(field):
             raise ScanError(f"{file}: has no {field}; export the series again with its geometry.")
+    for field in ("RescaleSlope", "RescaleIntercept"):
+        if header.get(field) in (None, ""):
+            raise ScanError(
+                f"{file}: has no {field}, so its HU are not known; export the series again with it."
+            )
 
 
 def _position(header: _Header) -> NDArray[np.float64]:
@@ -222,7 +227,7 @@ def _pixels(file: Path, header: pydicom.Dataset) -> NDArray[np.float32]:
     hu = read_dicom_pixels(file)
     value = header.get("PixelPaddingValue")
     if value is not None:
-        slope, zero = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
+        slope, zero = float(header.RescaleSlope), float(header.RescaleIntercept)
         limit = header.get("PixelPaddingRangeLimit", value)
         low, high = sorted(slope * float(v) + zero for v in (value, limit))
         if high < -1000 or low > HU_MAX:

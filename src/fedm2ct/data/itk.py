@@ -3,6 +3,7 @@
 import gzip
 import math
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ def read_volume_file(path: Path) -> Volume:
     """
     if path.name.lower().endswith((".nii", ".nii.gz")):
         _check_nifti_complete(path)
+    else:
+        _check_nrrd_intact(path)
     try:
         with quiet_itk():
             image = _sitk.ReadImage(str(path))
@@ -140,14 +143,36 @@ def _check_nifti_complete(path: Path) -> None:
             length = 540
             while block := stream.read(1 << 22):
                 length += len(block)
-    except (OSError, EOFError, struct.error, ValueError) as error:
+    except (OSError, EOFError, struct.error, ValueError, zlib.error) as error:
         raise ScanError(
-            f"{path}: is truncated or not a NIfTI file; copy it again from its source."
+            f"{path}: is damaged, truncated or not a NIfTI file; copy it again from its source."
         ) from error
     if length < expected:
         raise ScanError(
             f"{path}: is truncated ({length} of {expected} bytes); copy it again from its source."
         )
+
+
+def _check_nrrd_intact(path: Path) -> None:
+    """Refuse a damaged NRRD file with compressed data: SimpleITK does not look at the checksum."""
+    fields: dict[str, str] = {}
+    try:
+        with path.open("rb") as opened:
+            while line := opened.readline().strip():
+                name, _, value = line.decode("latin-1").partition(": ")
+                fields[name.lower()] = value.strip().lower()
+            apart = {"data file", "datafile"} & set(fields)
+            if fields.get("encoding") not in ("gzip", "gz") or apart:
+                return
+            for _ in range(int(fields.get("line skip") or fields.get("lineskip") or 0)):
+                opened.readline()
+            with gzip.open(opened) as stream:
+                while stream.read(1 << 22):
+                    pass
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ScanError(
+            f"{path}: its data are damaged or truncated; copy it again from its source."
+        ) from error
 
 
 def _nifti_length(header: bytes) -> int:

@@ -8,6 +8,7 @@ Values are HU clipped to [-1024, 3071]; padding outside the scanner's field of v
 
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +20,7 @@ from fedm2ct.data.hounsfield import HounsfieldArray, Numbers, ScanError, clean_h
 __all__ = ["Scan", "ScanError", "read_scan"]
 
 _VOLUME_FILES = (".nii", ".nii.gz", ".nrrd")
+_UNZIPPING = (zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _read_npz(path: Path) -> tuple[Numbers, tuple[float, float, float]]:
                     "(z, row, column) and spacing_zyx_mm (3 numbers)."
                 )
             hu, spacing = file["hu"], file["spacing_zyx_mm"]
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, *_UNZIPPING) as error:
         raise ScanError(
             f"{path}: is damaged, truncated or holds objects instead of numbers; "
             "write it again with numpy.savez."

@@ -122,7 +122,7 @@ def load_scan(name_or_path: str | os.PathLike[str]) -> Scan:
     text = os.fspath(name_or_path)
     if text in SAMPLES:
         return load_sample(text)
-    if not Path(text).exists() and not Path(text.partition("#")[0]).exists():
+    if not Path(text).exists() and not Path(text.rpartition("#")[0] or text).exists():
         close = difflib.get_close_matches(text, SAMPLES, n=1)
         hint = f"did you mean {close[0]}?" if close else f"samples are {', '.join(SAMPLES)}."
         raise ScanError(f"{text}: no such scan file, folder or sample: {hint}")
