@@ -80,6 +80,12 @@ def test_curves_are_means_over_seeds_of_the_sites(run):
     assert curves["local"][SITES[0]] == {1: 26.5, 2: 27.5, 3: 28.5}
 
 
+def test_the_end_is_a_point_of_its_own_after_the_last_round(run):
+    end = {"event": "finish", "method": "local", "round": 3, "site": SITES[0], "val_psnr_db": 9.0}
+    curves = validation_curves([*run["history"], end])
+    assert curves["local"][SITES[0]] == {1: 26.5, 2: 27.5, 3: 28.5, 4: 9.0}
+
+
 def test_bytes_are_summed_over_sites_without_the_server(run):
     assert bytes_per_round(run["history"], "bytes_up")["fedm2ct"] == dict.fromkeys((1, 2, 3), 2e6)
 

@@ -78,6 +78,25 @@ def test_window_and_range_are_stated(page):
     assert "[33.50, 34.50]" in page.text and "Brackets: 95% interval." in page.text
 
 
+def test_it_says_which_slice_is_shown_of_how_many(run, tmp_path):
+    for entry in run["summary"]["methods"].values():
+        entry["sites"][SITES[1]]["n_slices"] = 60
+    write_report(**run, path=tmp_path / "report.html")
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "(number 2 of 3 slices kept, of 3 tested)" in text
+    assert "(number 2 of 3 slices kept, of 60 tested)" in text
+
+
+def test_images_that_sites_contributed_are_not_said_to_stay_there(page, run, tmp_path):
+    stays = "methods that leave patients' images at their site"
+    assert stays in page.text and "contributed" not in page.text
+    run["summary"]["config"]["meta"] = {"source": "contributed"}
+    write_report(**run, path=tmp_path / "report.html")
+    text = " ".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).text.split())
+    assert stays not in text and "holds slices of patients that the sites contributed" in text
+    assert "the sites contributed to FedM2CT's server and the pooled reference" in text
+
+
 def test_nothing_but_a_summary_is_needed(run, tmp_path):
     run |= {"manifest": {}, "history": [], "arrays": {}}
     run["summary"] = {"methods": run["summary"]["methods"]}

@@ -42,6 +42,7 @@ def test_the_note_says_what_was_planted_and_where():
     note = lesion_note(lesions(), SITES)
     assert "6 and 10 mm and −40 and +40 HU" in note
     assert f"4 at {SITES[1]} (3.1 mm pixels)" in note
+    assert "added to their simulated measurements" in note
 
 
 def test_no_residual_is_the_best(run):

@@ -87,6 +87,14 @@ def test_communication_is_by_round_and_in_all(run):
     assert rows["FedAvg"] == ["3", "2.00", "1.00", "9.0", "9"]
 
 
+def test_the_final_parameters_count_in_all_and_not_by_round(run):
+    last = {"event": "finish", "method": "fedavg", "round": 3, "val_psnr_db": 1.0}
+    last |= {"bytes_up": 0, "bytes_down": 500_000, "seconds": 0.0}
+    ends = [{**last, "seed": seed, "site": site} for seed in (0, 1) for site in SITES]
+    rows = {row[0]: row[1:] for row in communication_rows([*run["history"], *ends])}
+    assert rows["FedAvg"] == ["3", "2.00", "1.00", "10.0", "9"]
+
+
 def test_tidy_drops_folders_only():
     assert tidy({"a": ["/x/y.nii", "lung1", "C:\\d\\z.npz"], "b": "l2/l1", "c": 3}) == {
         "a": ["y.nii", "lung1", "z.npz"],

@@ -28,12 +28,16 @@ def _finite(entry: dict[str, Any], key: str) -> float | None:
 
 
 def validation_curves(history: History) -> dict[str, dict[str, Curve]]:
-    """Return validation PSNR in dB by method, site and round, averaged over seeds."""
+    """Return validation PSNR in dB by method, site and round, averaged over seeds.
+
+    What a site reaches with the last download, at the end, comes one round after the last.
+    """
     values: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for entry in history:
         value = _finite(entry, "val_psnr_db")
         if value is not None and entry.get("site", SERVER) != SERVER:
-            values[str(entry["method"]), str(entry["site"]), int(entry["round"])].append(value)
+            index = int(entry["round"]) + (entry.get("event") == "finish")
+            values[str(entry["method"]), str(entry["site"]), index].append(value)
     curves: dict[str, dict[str, Curve]] = defaultdict(lambda: defaultdict(dict))
     for (method, site, index), found in sorted(values.items()):
         curves[method][site][index] = sum(found) / len(found)

@@ -153,6 +153,20 @@ def _images(
     return SiteImages(np.asarray(truth[index], np.float64), shown, pixel), index, len(truth)
 
 
+def _tested(summary: Facts, site: str) -> str:
+    """Say of how many slices a site's images were kept; nothing where it is not known."""
+    found = [m["sites"].get(site, {}).get("n_slices") for m in summary["methods"].values()]
+    numbers = [n for n in found if isinstance(n, int)]
+    return f", of {max(numbers)} tested" if numbers else ""
+
+
+def _contributed(summary: Facts) -> bool:
+    """Return whether sites have handed slices of their patients to the server."""
+    config = summary.get("config")
+    meta = config.get("meta", {}) if isinstance(config, Mapping) else {}
+    return bool(meta.get("source") == "contributed")
+
+
 def _site_sections(
     summary: Facts,
     manifest: Facts,
@@ -174,7 +188,7 @@ def _site_sections(
         sections.append(
             {
                 "site": site,
-                "slice": f"slice {index + 1} of {count}",
+                "slice": f"number {index + 1} of {count} slices kept{_tested(summary, site)}",
                 "alt": f"Site {site}: the truth and the reconstructions by {names}, above; their "
                 "differences to the truth, below",
                 "figure": png_uri(site_figure(images, window, limit, data_range)),
@@ -218,6 +232,7 @@ def _context(
         "window": str(_window(reference)),
         "limit": f"{limit:g}",
         "sections": sections,
+        "contributed": _contributed(summary),
         "learning": learning and png_uri(learning),
         "communication": tables.communication_rows(history),
         "notes": [*map(str, manifest.get("notes") or ()), *NOTES],

@@ -60,6 +60,6 @@ def lesion_note(lesions: Mapping[str, Any], sites: Sequence[str]) -> str:
     )
     return (
         f"Discs of {diameters} mm and {contrasts.replace('-', '−')} HU in even soft tissue of the "
-        f"test slices, planted before the acquisition was simulated, seed {lesions['seed']}: "
-        f"{numbers}."
+        "test slices, added to their simulated measurements, whose noise stays the same, seed "
+        f"{lesions['seed']}: {numbers}."
     )

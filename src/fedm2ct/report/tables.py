@@ -247,19 +247,25 @@ PROTOCOL_COLUMNS = (
 def communication_rows(history: History) -> list[list[str]]:
     """Return method, rounds, MB a round up and down, MB in all, and seconds of work.
 
-    Bytes are sums over the sites and means over the seeds; seconds are means over the seeds.
+    Bytes are sums over the sites and means over the seeds; seconds are means over the seeds. The
+    handing over of the final parameters counts in all, and not by round.
     """
-    up, down = bytes_per_round(history, "bytes_up"), bytes_per_round(history, "bytes_down")
+    rounds_only = [entry for entry in history if entry.get("event") != "finish"]
+    in_rounds, whole = (
+        [bytes_per_round(entries, key) for key in ("bytes_up", "bytes_down")]
+        for entries in (rounds_only, history)
+    )
     seconds = bytes_per_round(history, "seconds")
     rows = []
-    for method in ordered({*up, *down, *seconds}):
-        curves = [found.get(method, {}) for found in (up, down)]
-        rounds = len({r for curve in (*curves, seconds.get(method, {})) for r in curve})
-        totals = [sum(curve.values()) / 1e6 for curve in curves]
+    for method in ordered({*whole[0], *whole[1], *seconds}):
+        rounds = len({r for found in (*whole, seconds) for r in found.get(method, {})})
+        by_round, total = (
+            [sum(found.get(method, {}).values()) / 1e6 for found in sent]
+            for sent in (in_rounds, whole)
+        )
         took = sum(seconds.get(method, {}).values())
-        row = [label(method), str(rounds)]
-        row += [f"{total / rounds:.2f}" for total in totals]
-        rows.append([*row, f"{sum(totals):.1f}", f"{took:.0f}"])
+        row = [label(method), str(rounds), *(f"{sent / rounds:.2f}" for sent in by_round)]
+        rows.append([*row, f"{sum(total):.1f}", f"{took:.0f}"])
     return rows
 
 
