@@ -4,7 +4,10 @@ import copy
 
 import pytest
 
-from fedm2ct.config import ConfigError, load_config, parse_config
+from fedm2ct.config import TAKEN_NAMES, ConfigError, load_config, parse_config
+from fedm2ct.data.sites import META, TEST, VALIDATION
+from fedm2ct.federation.methods.pooled import MEMBER
+from fedm2ct.report.curves import SERVER
 
 GOOD = {
     "name": "tiny",
@@ -57,6 +60,7 @@ def test_a_good_configuration_and_its_defaults():
         ("training/loss", "l1", ["'training.loss'", "'l2'", "got 'l1'"]),
         ("image_size", "big", ["'image_size'", "integer", "got 'big'"]),
         ("sites/0/name", "../up", ["'sites.0.name'", "got '../up'"]),
+        ("sites/0/name", "test", ["'sites.0.name'", "'test' is no name for a site"]),
         ("sites/0/validation_fraction", 1.0, ["'sites.0.validation_fraction'", "less than 1"]),
         ("sites/1/name", "A", ["site names must differ"]),
         ("methods", ["fbp", "fbp"], ["methods must differ"]),
@@ -72,6 +76,10 @@ def test_a_wrong_field(path, value, parts):
     assert "\n" not in sentence
     for part in parts:
         assert part in sentence
+
+
+def test_no_site_is_called_as_a_role_or_the_pooled_member_is():
+    assert {META, TEST, VALIDATION, SERVER, MEMBER} == set(TAKEN_NAMES)
 
 
 def test_a_missing_file(tmp_path):

@@ -5,12 +5,21 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from fedm2ct.config_protection import FederationConfig, PrivacyConfig
 from fedm2ct.errors import FedM2CTError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=40)]
+TAKEN_NAMES = ("meta", "pool", "server", "test", "validation")
+"""What else than a site has such a place in a run: roles, the server, and the pooled member."""
 ImageNetworkName = Annotated[str, Field(min_length=1)]
 
 
@@ -48,6 +57,16 @@ class SiteConfig(ScansConfig):
     protocol: str | dict[str, Any]
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
     supervision: Literal["paired", "none"] = "paired"
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_role(cls, name: str) -> str:
+        if name in TAKEN_NAMES:
+            raise ValueError(
+                f"{name!r} is no name for a site, for a run calls something else so; choose "
+                f"another one (not {', '.join(TAKEN_NAMES)})"
+            )
+        return name
 
 
 class MetaConfig(ScansConfig):
