@@ -95,6 +95,18 @@ def test_iterative_images_are_kept_and_read_again_for_the_same_measurement_only(
     assert len(list(tmp_path.iterdir())) == 5
 
 
+def test_what_a_model_starts_from_is_kept_but_for_inputs_made_up_in_training(tmp_path) -> None:
+    geometry = GEOMETRIES["flat short"]
+    model = TSiRadonMAP(protocol(geometry), ModelSpec(width=4, start="sirt"))
+    with starts_kept_in(tmp_path):
+        model.train()(sinogram(geometry))
+        assert not list(tmp_path.iterdir())
+        model.analytical(sinogram(geometry))
+        assert len(list(tmp_path.iterdir())) == 1
+        model.eval()(sinogram(geometry) * 1.01)
+        assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_scaled_total_variation_is_stronger_where_a_protocol_is_noisier() -> None:
     site = protocol(GEOMETRIES["flat"])
     dark = replace(site, photons=site.photons / 4, electronic_noise=site.electronic_noise / 2)

@@ -88,7 +88,9 @@ def tv_strength(kind: Start, protocol: Protocol) -> float:
 
 
 @torch.no_grad()
-def analytical_input(start: Start, sinogram: Tensor, protocol: Protocol) -> Tensor:
+def analytical_input(
+    start: Start, sinogram: Tensor, protocol: Protocol, keep: bool = True
+) -> Tensor:
     """Return what networks see and is not learned: FBP, and before it the image to start from.
 
     Parameters
@@ -99,6 +101,8 @@ def analytical_input(start: Start, sinogram: Tensor, protocol: Protocol) -> Tens
         Dimensionless line integrals, shape ``(batch, 1, view, bin)``.
     protocol
         Geometry, grid and dose.
+    keep
+        Whether an iterative image is worth keeping, where `starts_kept_in` says so.
 
     Returns
     -------
@@ -108,7 +112,7 @@ def analytical_input(start: Start, sinogram: Tensor, protocol: Protocol) -> Tens
     image = fbp(sinogram, protocol.geometry, protocol.grid)
     if start == "fbp":
         return image
-    folder = _folder.get()
+    folder = _folder.get() if keep else None
     if folder is None:
         return torch.cat([iterative(start, sinogram, image, protocol), image], 1)
     path = folder / f"{_name(start, sinogram, protocol)}.npy"

@@ -74,8 +74,9 @@ class ModelSpec:
     private_sees_fbp
         Whether the private network sees FBP, learned or not, beside an iterative start.
     consistency
-        Whether the private network also sees the FBP of what its input image (the shared one's
-        output where cascaded, else x0) leaves unexplained of the measurement.
+        Whether the private network also sees the FBP of what the image that it corrects leaves
+        unexplained of the measurement: the shared one's output where it is cascaded from that, else
+        the image that both start from.
     """
 
     private: str | None = "unet"
@@ -228,9 +229,9 @@ class TSiRadonMAP(nn.Module):
         alone = spec.private is None and spec.shared is None
         return spec.learn_projection and (private or shared or alone)
 
-    def analytical(self, sinogram: Tensor) -> Tensor:
+    def analytical(self, sinogram: Tensor, keep: bool = True) -> Tensor:
         """Return what is not learned: FBP, and before it the iterative image if there is one."""
-        return analytical_input(self.spec.start, sinogram, self.protocol)
+        return analytical_input(self.spec.start, sinogram, self.protocol, keep)
 
     @property
     def needs_analytical(self) -> bool:
@@ -253,7 +254,8 @@ class TSiRadonMAP(nn.Module):
         `analytical` hands in the sinogram's FBP where it is known already.
         """
         if analytical is None and self.needs_analytical:
-            analytical = self.analytical(sinogram)
+            # What a loss makes up in training is seen once: kept, it would only fill the disk.
+            analytical = self.analytical(sinogram, keep=not self.training)
         if self._learns_projection:
             x0: Tensor = self.backprojection(self.sinogram(sinogram))
         else:
