@@ -109,6 +109,7 @@ def test_from_dict_reads_every_field():
         ({**FAN, "views": 0}, "n_views"),
         ({**FAN, "photons": "many"}, "photons must be a finite number"),
         ({**FAN, "photons": -1}, "photons must be positive"),
+        ({**FAN, "photons": 0.5}, "photons is 0.5.*give at least 1"),
         ({**FAN, "photons": math.nan}, "photons must be a finite number"),
         ({**FAN, "electronic_noise": -1}, "electronic_noise"),
         ({**FAN, "beam": "cone"}, "beam must be 'parallel' or 'fan'"),

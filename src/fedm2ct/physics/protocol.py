@@ -64,6 +64,11 @@ class Protocol:
         for field, value in positive.items():
             if value is not None and not 0 < value < math.inf:
                 raise ProtocolError(f"protocol {self.name!r}: {field} must be positive")
+        if self.photons < 1:
+            raise ProtocolError(
+                f"protocol {self.name!r}: photons is {self.photons:g}, but fewer than one a ray "
+                "measure nothing; give at least 1"
+            )
         if not 0 <= self.electronic_noise < math.inf:
             raise ProtocolError(
                 f"protocol {self.name!r}: electronic_noise must be zero or a positive number"
