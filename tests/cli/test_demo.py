@@ -55,6 +55,13 @@ def test_offline_the_demo_says_so_and_takes_phantoms(offline, capsys):
     assert phantom_scan(scans[0]).patient != phantom_scan(scans[1]).patient
 
 
+def test_a_phantom_is_one_patient_however_its_number_is_written(monkeypatch):
+    monkeypatch.setattr("fedm2ct.pipeline.phantom_scans._SLICES", 1)
+    one, padded = phantom_scan("phantom-7"), phantom_scan("phantom-007")
+    assert (one.hu == padded.hu).all()
+    assert one.patient == padded.patient == one.name == padded.name == "phantom-7"
+
+
 @pytest.mark.parametrize(("option", "folder"), [([], "demo"), (["--quick"], "demo-quick")])
 def test_the_command_states_the_time_and_chooses_the_folder(
     online, monkeypatch, capsys, option, folder

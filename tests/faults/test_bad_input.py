@@ -45,6 +45,7 @@ def test_a_bad_scan(refused, patients, tmp_path, make, said, role):
         ('name = "B"', 'name = "A"', ["my.toml", "site names must differ"]),
         ("evelyn.npz", "ann.npz", ["'A'", "'meta'", "ann.npz", "one role"]),
         ("dan.npz", "bob.npz", ["'B'", "'test'", "bob.npz", "one role"]),
+        ("cat.npz", "bob.npz", ["scans of 'B'", "bob.npz is the same scan as", "name it once"]),
         ("[test]", "[test", ["my.toml", "not valid TOML"]),
         ('"demo-sparse"', '{beam = "fan"}', ["my.toml", "site 'A'", "'protocol'"]),
     ],
@@ -61,6 +62,13 @@ def test_a_copy_of_a_scan_is_the_same_patient(refused, patients, tmp_path):
     said = refused(lambda text: text.replace(f"{patients}/dan.npz", copy))
     assert "somebody-else of 'test' is a copy of" in said
     assert "'A'" in said
+
+
+def test_a_copy_of_a_scan_at_the_same_site_is_refused(refused, patients, tmp_path):
+    write_dicom(tmp_path / "again", read_scan(patients / "bob.npz").hu)
+    again = (tmp_path / "again").as_posix()
+    said = refused(lambda text: text.replace(f"{patients}/cat.npz", again))
+    assert "scans of 'B'" in said and "again is the same scan as" in said
 
 
 def test_a_configuration_that_does_not_exist(tmp_path, capsys):

@@ -29,6 +29,7 @@ from fedm2ct.pipeline.newcomer import (
 )
 from fedm2ct.pipeline.prepare import acquire_tests, read_cohort, site_protocols
 from fedm2ct.pipeline.settings import load_setting
+from fedm2ct.pipeline.site_files import scan_hash
 
 from ..runs import cli, run_jobs_here
 
@@ -175,6 +176,15 @@ def test_a_patient_of_the_training_may_not_join(out, two_sites):
     known = setting.newcomer.model_copy(update={"scans": [config.sites[0].scans[0]]})
     with pytest.raises(ConfigError, match="'F', which joins, is one of 'A'"):
         join_all(config, known, out / "run", 1, print)
+
+
+def test_a_copy_of_a_scan_of_the_training_may_not_join(two_sites):
+    setting = two_sites("unseen", "tiny", phantoms=True)
+    cohort = read_cohort(joined_config(setting.config, setting.newcomer))
+    copied = {"sha256": scan_hash(cohort.scans[setting.newcomer.scans[0]])}
+    roles = {"A": {"patients": ["somebody else"], "scans": {"a": copied}}}
+    with pytest.raises(ConfigError, match="'F', which joins, is one of 'A'"):
+        newcomer._refuse_known(cohort, setting.newcomer, roles)
 
 
 def test_it_takes_a_quarter_of_the_rounds_alone():

@@ -69,6 +69,11 @@ class Selection:
         every = (*self.slices, *self.held_out)
         return min(every), max(every)
 
+    def is_apart_from(self, other: "Selection") -> bool:
+        """Return whether their slices, of the same scan, are separate ranges."""
+        (low, high), (first, last) = self.range, other.range
+        return high < first or last < low
+
 
 @dataclass(frozen=True)
 class Split:
@@ -92,10 +97,8 @@ class Split:
 
     def _may_share(self, role: str, mine: Selection, other: str, theirs: Selection) -> bool:
         """Return whether both are sites whose slices are separate ranges of the same scan."""
-        if not {role, other} <= set(self.sites) or mine.scan != theirs.scan:
-            return False
-        (low, high), (first, last) = mine.range, theirs.range
-        return high < first or last < low
+        both_sites = {role, other} <= set(self.sites)
+        return both_sites and mine.scan == theirs.scan and mine.is_apart_from(theirs)
 
     @property
     def sites(self) -> tuple[str, ...]:

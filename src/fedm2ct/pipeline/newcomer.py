@@ -46,7 +46,7 @@ from fedm2ct.pipeline.fingerprints import test_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.manifest import read_manifest
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import Cohort, acquire, acquire_tests, read_cohort
-from fedm2ct.pipeline.site_files import read_roles
+from fedm2ct.pipeline.site_files import Roles, read_roles, scan_hash
 from fedm2ct.pipeline.train import slices_on_disk
 from fedm2ct.pipeline.unit import unit_folder
 
@@ -83,8 +83,7 @@ def join_all(
     if not waiting:
         return
     cohort = read_cohort(joined_config(config, newcomer))
-    roles = read_roles(run, read_manifest(run))
-    _refuse_known(cohort, newcomer, {role: about["patients"] for role, about in roles.items()})
+    _refuse_known(cohort, newcomer, read_roles(run, read_manifest(run)))
     with slices_on_disk(cohort, run / ".newcomer") as slices:
         common = {
             "config": config.model_dump(mode="json"),
@@ -99,10 +98,14 @@ def join_all(
         run_jobs(jobs, workers, on_event)
 
 
-def _refuse_known(cohort: Cohort, newcomer: SiteConfig, known: dict[str, list[str]]) -> None:
-    mine = {selection.patient for selection in cohort.split[newcomer.name]}
-    for role, patients in known.items():
-        if mine & set(patients):
+def _refuse_known(cohort: Cohort, newcomer: SiteConfig, roles: Roles) -> None:
+    """Refuse patients of the run, by their pseudonyms and by the voxels."""
+    mine = cohort.split[newcomer.name]
+    patients = {selection.patient for selection in mine}
+    hashes = {scan_hash(cohort.scans[selection.scan]) for selection in mine}
+    for role, about in roles.items():
+        known = {scan["sha256"] for scan in about["scans"].values()}
+        if patients & set(about["patients"]) or hashes & known:
             raise ConfigError(f"a patient of {newcomer.name!r}, which joins, is one of {role!r}")
 
 

@@ -22,6 +22,8 @@ def is_phantom(name: str) -> bool:
 def phantom_scan(name: str) -> Scan:
     """Build a stack of random ellipse bodies; the number in the name is the seed.
 
+    Name and patient are by that number: ``phantom-01`` is ``phantom-1``.
+
     Raises
     ------
     ScanError
@@ -30,11 +32,13 @@ def phantom_scan(name: str) -> Scan:
     match = _NAME.fullmatch(name)
     if match is None:
         raise ScanError(f"{name}: is no phantom; write phantom-1, phantom-2, ...")
+    number = int(match[1])
     grid = ImageGrid(_SIZE, _SIZE, _PIXEL_MM)
     slices = []
     for index in range(_SLICES):
-        body = abdomen_like(generator(int(match[1]), "phantom", index))
+        body = abdomen_like(generator(number, "phantom", index))
         slices.append(relative_to_hu(ellipse_image(body, grid, supersampling=2)[0, 0].numpy()))
     hu = np.stack(slices).clip(HU_MIN, HU_MAX).astype(np.float32)
     provenance = {"source": "analytic ellipses", "licence": "Apache-2.0"}
-    return Scan(hu, (5.0, _PIXEL_MM, _PIXEL_MM), name, name, provenance)
+    patient = f"phantom-{number}"
+    return Scan(hu, (5.0, _PIXEL_MM, _PIXEL_MM), patient, patient, provenance)

@@ -88,8 +88,8 @@ def read_cohort(config: RunConfig, progress: Progress = lambda _: None) -> Cohor
     Raises
     ------
     FedM2CTError
-        When a scan cannot be read, a protocol is wrong, or a patient or a copy of a scan would
-        have two roles.
+        When a scan cannot be read, a protocol is wrong, a scan is there twice, or a patient or a
+        copy of a scan would have two roles.
     """
     protocols = site_protocols(config)
     wanted: dict[str, tuple[list[str], int, float]] = {
@@ -115,17 +115,28 @@ def read_cohort(config: RunConfig, progress: Progress = lambda _: None) -> Cohor
 
 
 def _refuse_copies(scans: Mapping[str, Scan], roles: Mapping[str, tuple[Selection, ...]]) -> None:
-    """Refuse the same voxels in two roles, whatever the files say of the patient."""
-    owners: dict[str, tuple[str, str]] = {}
+    """Refuse the same voxels twice, whatever the files say of the patient.
+
+    Separate parts of one scan are no copies, and one scan in two roles is for `Split` to judge.
+    """
+    owners: dict[str, list[tuple[str, Selection]]] = {}
     for role, selections in roles.items():
-        for name in (s.scan for s in selections):
-            digest = scans[name].provenance.get("hu_sha256", name)
-            other, scan = owners.setdefault(digest, (role, name))
-            if other != role and scan != name:  # one scan in two roles is for `Split` to judge
-                raise ConfigError(
-                    f"scan {name} of {role!r} is a copy of scan {scan} of {other!r}; "
-                    "give each patient one role only"
-                )
+        for mine in selections:
+            scan = scans[mine.scan]
+            before = owners.setdefault(scan.provenance.get("hu_sha256", scan.name), [])
+            for other, theirs in before:
+                copied = mine.scan != theirs.scan
+                if other != role and copied:
+                    raise ConfigError(
+                        f"scan {mine.scan} of {role!r} is a copy of scan {theirs.scan} of "
+                        f"{other!r}; give each patient one role only"
+                    )
+                if other == role and (copied or not mine.is_apart_from(theirs)):
+                    raise ConfigError(
+                        f"scans of {role!r}: {mine.scan} is the same scan as {theirs.scan}; "
+                        "name it once"
+                    )
+            before.append((role, mine))
 
 
 def site_tasks(cohort: Cohort, seed: int) -> list[SiteTask]:
