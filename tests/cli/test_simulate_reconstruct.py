@@ -73,6 +73,18 @@ def test_reconstruct_gives_what_evaluate_gives(finished, patients, tmp_path, met
         np.testing.assert_array_equal(image["hu"], arrays[f"{method}/A"])
 
 
+def test_reconstruct_warns_of_another_dose(finished, projections, tmp_path, capsys):
+    found, protocol = read_projections(projections)
+    write_projections(tmp_path / "low.h5", found, replace(protocol, photons=1000.0))
+    capsys.readouterr()
+    for name, warned in (("b.h5", 0), ("low.h5", 1)):
+        arguments = ["--projections", tmp_path / name, "--out", tmp_path / "image.npz"]
+        assert cli("reconstruct", finished, "--site", "B", "--method", "fbp", *arguments) == 0
+        said = capsys.readouterr().err
+        assert said.count("Warning: ") == warned
+    assert "low.h5: was measured with 1000 photons a ray" in said
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

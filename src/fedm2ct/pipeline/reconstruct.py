@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import SimpleITK as sitk
 from fedm2ct.data.projections import read_projections, read_provenance
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
-from fedm2ct.physics.protocols import protocol_from_dict
+from fedm2ct.physics.protocols import Protocol, protocol_from_dict
 from fedm2ct.pipeline.assess import HuArray, reconstruct
 from fedm2ct.pipeline.manifest import chosen_seed, config_of, read_manifest
 from fedm2ct.pipeline.unit import reconstructors_of
@@ -29,6 +30,8 @@ def reconstruct_file(
     progress: Callable[[int, int], None],
 ) -> tuple[int, ...]:
     """Reconstruct a file of projections; return the image's shape.
+
+    Warns where their dose is not the site's.
 
     Raises
     ------
@@ -52,12 +55,23 @@ def reconstruct_file(
             f"{projections}: was measured with another geometry than that of site {site}; "
             "use projections of this site's protocol"
         )
+    if _dose(measured) != _dose(protocol):
+        warnings.warn(
+            f"{projections}: was measured with {_dose(measured)}, but site {site}'s model was "
+            f"trained with {_dose(protocol)}; its image may be too noisy or too smooth",
+            stacklevel=2,
+        )
     reconstructor = reconstructors_of({site: protocol}, run, method, seed, site)[""]
     image = reconstruct(reconstructor, sinogram, progress)
     apart = read_provenance(projections).get("slice_spacing_mm") or protocol.slice_thickness_mm
     pixel = protocol.grid.pixel_mm
     write_image(image, (float(apart or 1.0), pixel, pixel), out, suffix)
     return image.shape
+
+
+def _dose(protocol: Protocol) -> str:
+    """Return a protocol's dose in words."""
+    return f"{protocol.photons:g} photons a ray and electronic noise {protocol.electronic_noise:g}"
 
 
 def write_image(
