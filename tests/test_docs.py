@@ -10,6 +10,7 @@ import pytest
 
 from fedm2ct.config import FedM2CTConfig, MethodConfig, parse_config
 from fedm2ct.federation.methods import METHODS
+from fedm2ct.model.prompt import ANATOMIES, KERNELS
 from fedm2ct.physics.protocols import protocol_from_dict
 from fedm2ct.pipeline.conventional import CONVENTIONAL
 from fedm2ct.pipeline.settings import SETTINGS
@@ -32,6 +33,11 @@ def test_the_protocol_in_the_page_is_one():
     assert protocol_from_dict(sites[1]["protocol"]).geometry.n_views == 300
     config = {"name": "x", "methods": ["fbp"], "test": {"scans": ["cxr"]}}
     parse_config({**config, "sites": sites, "meta": {"source": "none"}})
+
+
+def test_the_protocols_page_names_what_the_prompt_knows():
+    page = (DOCS / "protocols.md").read_text()
+    assert all(f"`{name}`" in page for name in (*KERNELS, *ANATOMIES))
 
 
 @pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md")))

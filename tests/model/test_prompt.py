@@ -96,3 +96,13 @@ def test_hyperfed_s_condition_does_not_see_the_span_and_a_parallel_beam_has_no_d
     ]
     assert torch.equal(*vectors)
     assert vectors[0][4:6].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("field", "listed"), [("kernel", "sharp"), ("anatomy", "abdomen")])
+def test_a_kernel_or_anatomy_that_is_not_known_is_said(field: str, listed: str) -> None:
+    base = PROTOCOLS["demo-low-mas"]
+    with pytest.warns(PromptRangeWarning, match=f"{field} 'B30f' is not known.*{listed}"):
+        unknown = condition_vector(dataclasses.replace(base, **{field: "B30f"}))
+    assert torch.equal(unknown, condition_vector(base))
+    known = condition_vector(dataclasses.replace(base, **{field: listed}))
+    assert not torch.equal(known, unknown)

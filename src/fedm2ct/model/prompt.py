@@ -41,7 +41,15 @@ def _optional(value: float | None, centre: float, scale: float, name: str) -> li
     return [0.0, 0.0] if value is None else [_bounded(name, value, centre, scale), 1.0]
 
 
-def _one_hot(value: str | None, known: tuple[str, ...]) -> list[float]:
+def _one_hot(name: str, value: str | None, known: tuple[str, ...]) -> list[float]:
+    """Return one at the value's place; zeros, and a warning, when it is not known."""
+    if value is not None and value not in known:
+        warnings.warn(
+            f"protocol: {name} {value!r} is not known to the prompt, which then sees none; "
+            f"known are {', '.join(known)}",
+            PromptRangeWarning,
+            stacklevel=3,
+        )
     return [1.0 if value == item else 0.0 for item in known]
 
 
@@ -89,7 +97,8 @@ def condition_vector(protocol: Protocol) -> Tensor:
 
     The numbers are physical: sampling, angular span and its middle, distances, pixel size, dose,
     and, each with a presence flag, tube voltage and slice thickness; kernel and anatomy as one-hot.
-    Warns (`PromptRangeWarning`) about a value outside the range that it was designed for.
+    Warns (`PromptRangeWarning`) about a value outside the range that it was designed for, or a
+    kernel or anatomy that it does not know.
     """
     grid = protocol.grid
     features = [
@@ -100,8 +109,8 @@ def condition_vector(protocol: Protocol) -> Tensor:
         _bounded("log10(1 + electronic noise)", math.log10(1 + protocol.electronic_noise), 1, 1),
         *_optional(protocol.tube_kvp, 110, 20, "tube voltage / kV"),
         *_optional(protocol.slice_thickness_mm, 3, 2.5, "slice thickness / mm"),
-        *_one_hot(protocol.kernel, KERNELS),
-        *_one_hot(protocol.anatomy, ANATOMIES),
+        *_one_hot("kernel", protocol.kernel, KERNELS),
+        *_one_hot("anatomy", protocol.anatomy, ANATOMIES),
     ]
     return torch.tensor(features, dtype=torch.float32)
 
