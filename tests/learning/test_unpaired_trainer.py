@@ -46,6 +46,12 @@ def test_the_score_is_the_misfit_of_views_that_the_model_has_not_seen():
     assert site.best_psnr == pytest.approx(-10 * math.log10(expected), abs=1e-3)
 
 
+def test_validation_slices_get_no_start_that_no_model_sees():
+    site = trainer(spec=ModelSpec(shared=None, width=2, start="sirt"))
+    assert site.train_data.analytical is not None and site.validation_data.analytical is None
+    assert site.validate()["held_out_misfit"] > 0
+
+
 def test_a_worse_prediction_is_not_kept():
     site = trainer()
     site.validate()

@@ -8,13 +8,22 @@ from fedm2ct.model.ts_iradonmap import TSiRadonMAP
 
 
 class Slices:
-    """A site's slices on its device; FBP is computed once where the model needs it."""
+    """A site's slices on its device; FBP is computed once where the model needs it.
 
-    def __init__(self, data: Measurements, model: TSiRadonMAP, device: torch.device) -> None:
+    Unless they are not to be `prepared`, for the model is never shown them as they are.
+    """
+
+    def __init__(
+        self,
+        data: Measurements,
+        model: TSiRadonMAP,
+        device: torch.device,
+        prepared: bool = True,
+    ) -> None:
         self.sinogram = data.projections.to(device)
         self._truth = data.truth.to(device) if isinstance(data, PairedData) else None
         self.analytical: Tensor | None = None
-        if model.needs_analytical:
+        if prepared and model.needs_analytical:
             with torch.no_grad():
                 self.analytical = model.analytical(self.sinogram)
 

@@ -44,7 +44,8 @@ class UnpairedTrainer(SiteTrainer):
         if self.task.public_validation:
             pairs = PairedData.joined(self.task.public_validation)
             self.public_data = Slices(pairs, self.model, self.device)
-        return Slices(self.task.validation, self.model, self.device)
+        # Their views are held out before a model sees them: what it starts from is another image.
+        return Slices(self.task.validation, self.model, self.device, prepared=False)
 
     def learn(self, round_index: int, loss: Term) -> float:
         """Take the round's local steps on a loss without truth; return its mean."""
