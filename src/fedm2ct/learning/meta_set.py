@@ -47,8 +47,10 @@ def split_public(
 class SimulatedMetaSet:
     """Every site's acquisition simulated on public scans; the server needs protocols only.
 
-    Training pairs get new noise in every round; the held-out ones stay fixed. The last slices of
-    each scan are held out, a contiguous block, so that neighbours are not on both sides.
+    Training pairs get new noise whenever a caller names another round, as of
+    `TrainingConfig.simulated_in`; the held-out ones stay fixed. The last slices of each scan are
+    held out, a contiguous block without a gap: only those at its border have neighbours that are
+    trained on.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class SimulatedMetaSet:
         self.train, self.held = split_public(public, held_out)
 
     def training(self, round_index: int) -> dict[str, PairedData]:
-        """Return pairs with this round's own noise."""
+        """Return pairs with the noise of the round in which they are simulated."""
         return self._pairs(self.train, f"round {round_index}")
 
     def held_out(self) -> dict[str, PairedData]:
