@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ def test_a_second_command_is_refused_until_the_first_has_died(tmp_path):
     with alone_in(tmp_path / "run"):
         pass
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_the_end_of_another_command_is_awaited_for_a_while(tmp_path):
+    other = alone_in(tmp_path)
+    other.__enter__()
+    leaving = threading.Timer(0.3, other.__exit__, (None, None, None))
+    leaving.start()
+    with alone_in(tmp_path, patience_s=30.0):
+        leaving.join()
 
 
 def test_nothing_is_left_of_a_folder_that_was_not_used(tmp_path):

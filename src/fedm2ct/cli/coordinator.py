@@ -113,10 +113,11 @@ def train(folder: Path, config: Path, out: Path, resume: bool) -> None:
     from fedm2ct.cli.progress import RunProgress
     from fedm2ct.deployment.federation_file import load_federation
     from fedm2ct.deployment.folders import CoordinatorFolder
+    from fedm2ct.deployment.processes import interrupted_by_signals
     from fedm2ct.deployment.train import train_deployed
 
     parsed = load_federation(config)
     place = CoordinatorFolder(folder.absolute())
-    with RunProgress(parsed) as progress:
+    with interrupted_by_signals(), RunProgress(parsed) as progress:
         train_deployed(place, parsed, out, resume=resume, on_event=progress)
     click.echo(f"Log: {out}/<method>/seed-<k>/metrics.jsonl; models are at the sites.")

@@ -21,10 +21,13 @@ from fedm2ct.federation.protection import build_halves
 from fedm2ct.federation.run import run_method
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.pipeline.fingerprints import unit_fingerprint
+from fedm2ct.pipeline.run_lock import alone_in
 
 if TYPE_CHECKING:
     from flwr.app import Context
     from flwr.serverapp import Grid
+
+_END_S = 60.0  # in which Flower ends a run that was stopped
 
 
 def run_job(grid: "Grid", context: "Context") -> None:
@@ -33,7 +36,8 @@ def run_job(grid: "Grid", context: "Context") -> None:
     Raises
     ------
     FedM2CTError
-        If there is no such job, sites are missing, or the run cannot go on: it can be resumed.
+        If there is no such job, an earlier one is at work in its folder, sites are missing, or the
+        run cannot go on: it can be resumed.
     """
     root = os.environ.get(FOLDER_VARIABLE)
     if root is None:
@@ -45,7 +49,8 @@ def run_job(grid: "Grid", context: "Context") -> None:
     except (OSError, ValueError):
         raise FedM2CTError(f"job {name} has no file; start the run again") from None
     log = RunLog(folder.job_events(name))
-    _federate(folder, job, grid, log)
+    with alone_in(Path(job["folder"]), _END_S):  # the command that began an earlier job may be gone
+        _federate(folder, job, grid, log)
 
 
 def _federate(folder: CoordinatorFolder, job: dict[str, Any], grid: "Grid", log: RunLog) -> None:

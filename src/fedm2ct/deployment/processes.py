@@ -214,6 +214,26 @@ def is_alive(pid: int | None) -> bool:
 
 
 @contextlib.contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Turn SIGTERM, and SIGHUP where it is not ignored (nohup), into a KeyboardInterrupt."""
+
+    def interrupt(*_: object) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)  # once: what follows is tidying up
+        raise KeyboardInterrupt
+
+    wanted = (signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.getsignal(n) for n in wanted if signal.getsignal(n) != signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def stopped_by_signals() -> Iterator[threading.Event]:
     """Provide an event that SIGTERM and SIGINT set."""
     stop = threading.Event()

@@ -146,7 +146,7 @@ def _train_unit(
     try:
         for event in _follow(control, run_id, RunLog(folder.job_events(name))):
             on_event({"job": job, **event})
-    except KeyboardInterrupt:
+    except BaseException:  # whatever ends this command, nobody follows the run any more
         with contextlib.suppress(FedM2CTError):
             control.stop_run(run_id)
         raise

@@ -7,6 +7,7 @@ holds it, however that ends; workers do not inherit it.
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +19,21 @@ if sys.platform != "win32":
     import fcntl
 
 LOCK = ".lock"
+_LOOK_S = 0.2
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
     """Keep every other command out of a folder, which is made where missing.
 
     On a system or a file system without such locks nobody is kept out.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    patience_s
+        How long to wait for the end of another command, in seconds.
 
     Raises
     ------
@@ -37,7 +46,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     path, new = folder / LOCK, not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _locked(path)
+        handle = _locked(path, time.monotonic() + patience_s)
     except OSError as error:
         raise storage_failure(path, error) from error
     try:
@@ -50,7 +59,7 @@ def alone_in(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path, deadline: float) -> int:
     """Return the handle of the locked file."""
     while True:
         handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
@@ -58,6 +67,9 @@ def _locked(path: Path) -> int:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
+            if time.monotonic() < deadline:
+                time.sleep(_LOOK_S)
+                continue
             raise FedM2CTError(
                 f"another command is working in {path.parent}; wait for its end, or choose another "
                 "--out folder"
