@@ -106,6 +106,11 @@ def test_the_settings_that_init_writes_can_be_read(coordinator, site):
     assert coordinator.settings().proxy
     assert site.settings().name == "A"
     assert site.settings().public is None
+    text = site.settings_file.read_text()
+    site.settings_file.write_text(text.replace("# [", "[").replace("# scans", "scans"))
+    site.settings_file.write_text(site.settings_file.read_text().replace("# minimum", "minimum"))
+    assert site.settings().public.scans == ["/data/public-1.nii.gz"]
+    assert site.settings().privacy.minimum_slice_noise == 1.0
 
 
 def test_a_wrong_field_is_named(site):

@@ -101,6 +101,46 @@ def test_a_unit_is_built_once(unit, host):
     assert place.find(context(unit)) is place.find(context(unit))
 
 
+NOISE = {"slice_clip": 1.0, "slice_noise": 0.5, "update_clip": 1.0, "update_noise": 0.2}
+
+
+def with_privacy(text, **privacy):
+    told = json.loads(text)
+    return json.dumps(told | {"config": told["config"] | {"privacy": privacy}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "noise"),
+    [
+        ("update_noise", 0.2, {}),
+        ("update_noise", 0.3, NOISE),
+        ("slice_noise", 0.6, NOISE),
+    ],
+)
+def test_a_site_takes_no_part_with_less_noise_than_it_asks_for(unit, host, kind, least, noise):
+    place = host()
+    text = place._folder.settings_file.read_text()
+    place._folder.settings_file.write_text(f"{text}\n[privacy]\nminimum_{kind} = {least}\n")
+    told = with_privacy(unit.to_json(), **noise)
+    said = f"privacy.minimum_{kind}' is {least}, and 'privacy.{kind}' of the coordinator's .* "
+    with pytest.raises(FedM2CTError, match=said + str(noise.get(kind, 0.0))):
+        SiteHost(place._folder).find(context(told))
+
+
+def test_a_site_takes_part_with_the_noise_that_it_asks_for(config, host):
+    place = host()
+    text = place._folder.settings_file.read_text()
+    least = "minimum_update_noise = 0.2\nminimum_slice_noise = 0.5\n"
+    place._folder.settings_file.write_text(f"{text}\n[privacy]\n{least}")
+    told = describe("tiny-1", config, coordinator_cohort(config).protocols, "fedavg", 4, "f")
+    assert SiteHost(place._folder).find(context(with_privacy(told.to_json(), **NOISE))).name == "A"
+
+
+def test_a_site_takes_no_part_where_its_noise_would_be_known(unit, host):
+    with pytest.raises(ConfigError, match=r"coordinator's configuration: .*privacy\.reproducible"):
+        host().find(context(with_privacy(unit.to_json(), **NOISE, reproducible=True)))
+
+
 def test_a_site_with_another_protocol_does_not_take_part(unit, host):
     with pytest.raises(FedM2CTError, match="knows no site 'A' with the protocol"):
         host(protocol="demo-limited").find(context(unit))
@@ -143,6 +183,7 @@ def test_what_is_no_unit_is_refused(text):
         ('methods = ["fedm2ct"]', 'methods = ["pooled"]', "cannot run over a deployment"),
         ("[meta]", '[meta]\nsource = "contributed"', "would carry patient images"),
         ("rounds = 2", "round = 2", "did you mean"),
+        ("[model]", "[privacy]\nreproducible = true\n[model]", "privacy.reproducible"),
     ],
 )
 def test_a_coordinators_file_is_checked(tmp_path, patients, old, new, said):

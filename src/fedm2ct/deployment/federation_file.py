@@ -55,6 +55,7 @@ def load_federation(path: Path) -> RunConfig:
     data["test"] = {"scans": [ELSEWHERE]}
     config = parse_config(data, str(path))
     _refuse_what_needs_scans(config, path)
+    _refuse_known_noise(config, str(path))
     return config
 
 
@@ -69,6 +70,14 @@ def _refuse_what_needs_scans(config: RunConfig, path: Path) -> None:
         raise ConfigError(
             f"{path}: field 'meta.source': contributed pairs would carry patient images from the "
             "sites to the coordinator; use simulated or none"
+        )
+
+
+def _refuse_known_noise(config: RunConfig, where: str) -> None:
+    if config.privacy.reproducible:
+        raise ConfigError(
+            f"{where}: field 'privacy.reproducible': over a deployment the coordinator could take "
+            "the sites' noise off again, as it knows the seed; remove it"
         )
 
 
@@ -90,8 +99,11 @@ def config_at_site(told: dict[str, Any], own: SiteConfig) -> RunConfig:
     Raises
     ------
     ConfigError
-        If what it was told is not a configuration of this version.
+        If what it was told is not a configuration of this version, or its noise would be known.
     """
     site = own.model_dump(mode="json", include=set(SiteConfig.model_fields))
     whole = {**told, "sites": [site], "test": {"scans": [ELSEWHERE]}}
-    return parse_config(whole, "the coordinator's configuration")
+    where = "the coordinator's configuration"
+    config = parse_config(whole, where)
+    _refuse_known_noise(config, where)
+    return config

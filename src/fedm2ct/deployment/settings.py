@@ -58,6 +58,13 @@ class PublicScans(_Settings):
     scans: list[str] = Field(min_length=1)
 
 
+class LeastNoise(_Settings):
+    """The least noise that a site takes part with, in units of the clipping lengths."""
+
+    minimum_update_noise: float = Field(default=0.0, ge=0)
+    minimum_slice_noise: float = Field(default=0.0, ge=0)
+
+
 class SiteSettings(SiteConfig):
     """``site.toml``: the site's name, protocol and scans, which stay here.
 
@@ -65,6 +72,8 @@ class SiteSettings(SiteConfig):
     ----------
     public
         Copies of the coordinator's public scans, if it has given some: the site validates on them.
+    privacy
+        The least noise that the site takes part with; none by default.
     supernode_port
         Port of Flower's node on the loopback interface.
     threads
@@ -75,6 +84,7 @@ class SiteSettings(SiteConfig):
     """
 
     public: PublicScans | None = None
+    privacy: LeastNoise = LeastNoise()
     supernode_port: Port = 9094
     threads: int = Field(default=0, ge=0)
     message_timeout_s: float = Field(default=300.0, gt=0)

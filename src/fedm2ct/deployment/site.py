@@ -43,6 +43,11 @@ threads = 0                  # 0: as many as the libraries like
 # Copies of the coordinator's public scans, in its order, if it hands some out:
 # [public]
 # scans = ["/data/public-1.nii.gz"]
+
+# The least noise that this site takes part with, whatever the coordinator asks for; 0 by default:
+# [privacy]
+# minimum_update_noise = 0.01
+# minimum_slice_noise = 1.0
 """
 
 

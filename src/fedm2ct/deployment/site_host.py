@@ -84,8 +84,8 @@ class SiteHost:
         Raises
         ------
         FedM2CTError
-            If this site is no member, its protocol is another than the coordinator thinks, or its
-            scans cannot be read.
+            If this site is no member, its protocol is another than the coordinator thinks, there is
+            less noise than it asks for, or its scans cannot be read.
         """
         text = str(context.run_config["unit"])
         if self._site is None or text != self._text:
@@ -99,6 +99,7 @@ class SiteHost:
         if unit.method not in METHODS or unit.method in NOT_DEPLOYED:
             raise FedM2CTError(f"method {unit.method!r} is not known here, or not over a network")
         config = config_at_site(unit.config, self._settings)
+        self._check_noise(config)
         cohort = self._cohort(config)
         if member(name, cohort.protocols[name]) not in unit.members:
             raise FedM2CTError(
@@ -119,6 +120,16 @@ class SiteHost:
             save_model(trainer.model, trainer.chosen(), own / "model.safetensors")
 
         return HostedSite(name, halves.clients[name], own, identity, keep_best)
+
+    def _check_noise(self, config: "RunConfig") -> None:
+        least, given = self._settings.privacy, config.privacy
+        for kind in ("update_noise", "slice_noise"):
+            found, wanted = getattr(given, kind), getattr(least, f"minimum_{kind}")
+            if found < wanted:
+                raise FedM2CTError(
+                    f"{self._folder.settings_file}: field 'privacy.minimum_{kind}' is {wanted}, "
+                    f"and 'privacy.{kind}' of the coordinator's configuration {found}; agree on one"
+                )
 
     def _cohort(self, config: "RunConfig") -> Cohort:
         key = run_fingerprint(config)
