@@ -166,33 +166,15 @@ class TestRegistry:
         registry.remove(coordinator, "A")
         registry.register(coordinator, "A", tmp_path / "new.pub")
 
-    def test_what_is_no_key_is_refused(self, coordinator, tmp_path):
-        (tmp_path / "x.pub").write_text("hello")
+    @pytest.mark.parametrize("text", ["hello", "ssh-unheard-of AAAA"])
+    def test_what_is_no_key_is_refused(self, coordinator, tmp_path, text):
+        (tmp_path / "x.pub").write_text(text)
         with pytest.raises(FedM2CTError, match="is no public key"):
             registry.register(coordinator, "A", tmp_path / "x.pub")
 
     def test_flowers_list_follows_the_files(self, coordinator, site, tmp_path):
-        class Flower:
-            def __init__(self):
-                self.known = {b"stranger": 1}
-                self.count = 1
-
-            def nodes(self):
-                from fedm2ct.federation.control import Node
-
-                return [Node(number, key, False) for key, number in self.known.items()]
-
-            def register(self, name, key):
-                from fedm2ct.federation.control import public_key_bytes
-
-                self.count += 1
-                self.known[public_key_bytes(key)] = self.count
-                return self.count
-
-            def unregister(self, node_id):
-                self.known = {k: n for k, n in self.known.items() if n != node_id}
-
         flower = Flower()
+        flower.known[b"stranger"] = 1
         registry.register(coordinator, "A", site.public_key("A"))
         assert registry.bring_in_line(coordinator, flower) == {"A": 2}
         assert registry.registered_nodes(coordinator) == {"A": 2}
@@ -203,3 +185,84 @@ class TestRegistry:
         registry.remove(coordinator, "A")
         assert registry.bring_in_line(coordinator, flower) == {}
         assert not flower.known
+
+    @pytest.mark.parametrize("name", ["Z", "server", "a b"])
+    def test_a_bad_file_is_told_once_and_stops_nothing(
+        self, coordinator, site, flower_up, name, tmp_path
+    ):
+        look, told, flower = flower_up
+        bad = coordinator.sites / f"{name}.pub"
+        if name == "Z":
+            bad.write_text("hello")
+        else:  # a key, but no site's name
+            certificates.make_site_key(tmp_path / "new", bad)
+        look()
+        registry.register(coordinator, "A", site.public_key("A"))
+        look()
+        look()
+        registry.remove(coordinator, "A")
+        look()
+        assert not flower.known
+        assert [text for text in told if name in text] == [told[0]]
+        assert told[0].startswith(f"site {name} is passed over: ")
+        assert (str(bad) in told[0]) == (name == "Z")
+        assert told[1:] == ["site A is registered", "site A is refused from now on"]
+
+    def test_the_status_names_a_bad_file(self, coordinator, site, flower_up, capsys):
+        (coordinator.sites / "Z.pub").write_text("hello")
+        registry.register(coordinator, "A", site.public_key("A"))
+        assert cli("coordinator", "status", coordinator.root) == 1  # the services are not up
+        said = capsys.readouterr().out
+        assert f"site Z is passed over: {coordinator.sites / 'Z.pub'}: is no public key" in said
+        assert "site A        not connected" in said
+
+    def test_a_site_is_said_to_be_refused_when_it_is(self, coordinator, site, flower_up):
+        look, told, flower = flower_up
+        registry.register(coordinator, "A", site.public_key("A"))
+        look()
+        registry.remove(coordinator, "A")
+        flower.reachable = False
+        look()
+        assert flower.known and told == ["site A is registered"]
+        flower.reachable = True
+        look()
+        assert not flower.known and told[1:] == ["site A is refused from now on"]
+
+
+class Flower:
+    """Flower's list of keys."""
+
+    def __init__(self):
+        self.known, self.count, self.reachable = {}, 1, True
+
+    def nodes(self):
+        from fedm2ct.federation.control import Node
+
+        if not self.reachable:
+            raise FedM2CTError("the coordinator's SuperLink cannot be reached")
+        return [Node(number, key, False) for key, number in self.known.items()]
+
+    def register(self, name, key):
+        from fedm2ct.federation.control import public_key_bytes
+
+        self.count += 1
+        self.known[public_key_bytes(key)] = self.count
+        return self.count
+
+    def unregister(self, node_id):
+        self.known = {k: n for k, n in self.known.items() if n != node_id}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def flower_up(coordinator, monkeypatch):
+    """What `coordinator up` does every few seconds, what it says, and the list that it keeps."""
+    from fedm2ct.deployment import coordinator as services
+
+    flower, told = Flower(), []
+    monkeypatch.setattr("fedm2ct.federation.control.Control", lambda *_: flower)
+    monkeypatch.setattr(services, "_LOOK_S", 0.0)
+    monkeypatch.setattr(services, "_START_LOOK_S", 0.0)
+    return services._Registrar(coordinator, coordinator.settings(), told.append), told, flower

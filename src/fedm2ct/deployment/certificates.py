@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -139,7 +140,7 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
         )
     try:
         key = serialization.load_ssh_public_key(data)
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise FedM2CTError(
             f"{path}: is no public key of a site; ask it for the .pub file that site init made"
         ) from None

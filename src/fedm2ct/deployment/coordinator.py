@@ -19,7 +19,7 @@ from fedm2ct.deployment.folders import (
 )
 from fedm2ct.deployment.processes import Service, Supervisor
 from fedm2ct.deployment.proxy import proxy_config
-from fedm2ct.deployment.registry import bring_in_line, registered_keys
+from fedm2ct.deployment.registry import bring_in_line
 from fedm2ct.deployment.settings import CoordinatorSettings
 from fedm2ct.deployment.systemd import systemd_unit
 from fedm2ct.errors import FedM2CTError
@@ -201,6 +201,7 @@ class _Registrar:
         self._address = f"127.0.0.1:{settings.superlink_port}"
         self._next = 0.0
         self._known: set[str] = set()
+        self._faults: list[str] = []
         self._control: Control | None = None
 
     def __call__(self) -> None:
@@ -209,14 +210,19 @@ class _Registrar:
         from fedm2ct.federation.control import Control
 
         self._control = self._control or Control(self._address, self._folder.authority)
+        faults: list[str] = []
         try:
-            nodes = bring_in_line(self._folder, self._control)
-        except FedM2CTError:
-            nodes = {}  # the SuperLink is not up yet, or starts again
+            nodes = bring_in_line(self._folder, self._control, faults.append)
+        except FedM2CTError:  # the SuperLink is not up yet, or starts again
+            self._next = time.monotonic() + _START_LOOK_S
+            return
         self._next = time.monotonic() + (_LOOK_S if nodes else _START_LOOK_S)
+        for fault in faults:
+            if fault not in self._faults:
+                self._tell(fault)
+        self._faults = faults
         for name in nodes.keys() - self._known:
             self._tell(f"site {name} is registered")
-        gone = self._known - registered_keys(self._folder).keys()
-        for name in gone:
+        for name in self._known - nodes.keys():
             self._tell(f"site {name} is refused from now on")
-        self._known = (self._known | nodes.keys()) - gone
+        self._known = set(nodes)

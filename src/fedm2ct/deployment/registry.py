@@ -6,6 +6,7 @@ file there, refused by taking it away, and known again after Flower's database w
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
     from fedm2ct.federation.control import Control
 
 
@@ -59,6 +62,19 @@ def registered_keys(folder: CoordinatorFolder) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.sites.glob("*.pub"))}
 
 
+def usable_keys(
+    folder: CoordinatorFolder, tell: Callable[[str], None]
+) -> "dict[str, EllipticCurvePublicKey]":
+    """Return the public keys by site; `tell` is told, file by file, of what cannot be used."""
+    keys = {}
+    for name, path in registered_keys(folder).items():
+        try:
+            keys[check_name(name)] = read_public_key(path)
+        except FedM2CTError as error:
+            tell(f"site {name} is passed over: {error}")
+    return keys
+
+
 def registered_nodes(folder: CoordinatorFolder) -> dict[str, int]:
     """Return the number of each site's node, as far as Flower has given one."""
     try:
@@ -68,8 +84,12 @@ def registered_nodes(folder: CoordinatorFolder) -> dict[str, int]:
     return nodes
 
 
-def bring_in_line(folder: CoordinatorFolder, control: "Control") -> dict[str, int]:
+def bring_in_line(
+    folder: CoordinatorFolder, control: "Control", tell: Callable[[str], None] = lambda _: None
+) -> dict[str, int]:
     """Register in Flower what is registered here, and nothing else; return the nodes' numbers.
+
+    `tell` is told of files that cannot be used; their sites are refused.
 
     Raises
     ------
@@ -78,7 +98,7 @@ def bring_in_line(folder: CoordinatorFolder, control: "Control") -> dict[str, in
     """
     from fedm2ct.federation.control import public_key_bytes
 
-    keys = {name: read_public_key(path) for name, path in registered_keys(folder).items()}
+    keys = usable_keys(folder, tell)
     there = {node.public_key: node.node_id for node in control.nodes()}
     wanted = {public_key_bytes(key): name for name, key in keys.items()}
     for key, node_id in there.items():

@@ -1,13 +1,14 @@
 """What runs, what is connected, what was done last: lines for a person to read."""
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fedm2ct.deployment.certificates import days_left, read_public_key
+from fedm2ct.deployment.certificates import days_left
 from fedm2ct.deployment.folders import CoordinatorFolder, SiteFolder
 from fedm2ct.deployment.processes import read_status
-from fedm2ct.deployment.registry import registered_keys
+from fedm2ct.deployment.registry import usable_keys
 from fedm2ct.errors import FedM2CTError
 
 Report = tuple[list[str], bool]
@@ -26,15 +27,15 @@ def coordinator_status(folder: CoordinatorFolder) -> Report:
     lines, well = _services(folder.state / "services.json")
     lines.append(f"certificate   valid for {days_left(folder.certificate)} days")
     try:
-        online = _online(folder, settings.superlink_port)
+        online = _online(folder, settings.superlink_port, lines.append)
     except FedM2CTError as error:
         return [*lines, f"sites         unknown: {error}"], False
-    for name in registered_keys(folder):
-        lines.append(f"site {name:<8} {'connected' if online.get(name) else 'not connected'}")
+    for name, connected in online.items():
+        lines.append(f"site {name:<8} {'connected' if connected else 'not connected'}")
     return lines, well
 
 
-def _online(folder: CoordinatorFolder, port: int) -> dict[str, bool]:
+def _online(folder: CoordinatorFolder, port: int, tell: Callable[[str], None]) -> dict[str, bool]:
     from fedm2ct.federation.control import Control, public_key_bytes
 
     control = Control(f"127.0.0.1:{port}", folder.authority)
@@ -42,8 +43,8 @@ def _online(folder: CoordinatorFolder, port: int) -> dict[str, bool]:
         online = {node.public_key: node.online for node in control.nodes()}
     finally:
         control.close()
-    keys = {n: public_key_bytes(read_public_key(p)) for n, p in registered_keys(folder).items()}
-    return {name: online.get(key, False) for name, key in keys.items()}
+    keys = usable_keys(folder, tell)
+    return {name: online.get(public_key_bytes(key), False) for name, key in keys.items()}
 
 
 def site_status(folder: SiteFolder) -> Report:
