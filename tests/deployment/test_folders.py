@@ -119,6 +119,15 @@ def test_a_wrong_field_is_named(site):
         site.settings()
 
 
+def test_settings_that_cannot_be_read_are_not_called_missing(site):
+    site.settings_file.unlink()
+    with pytest.raises(FedM2CTError, match=r"site\.toml: is missing; run fedm2ct site init first"):
+        site.settings()
+    site.settings_file.mkdir()
+    with pytest.raises(FedM2CTError, match=r"site\.toml: cannot be read \(Is a directory\)"):
+        site.settings()
+
+
 def test_join_takes_the_authority_and_says_when_nobody_answers(coordinator, site, capsys):
     text = coordinator.invitation.read_text().replace("ct.example.org:8443", "127.0.0.1:9")
     invitation = site.root.parent / "invitation.toml"
@@ -161,9 +170,10 @@ class TestRegistry:
     def test_a_site_does_not_change_its_key_silently(self, coordinator, site, tmp_path):
         registry.register(coordinator, "A", site.public_key("A"))
         certificates.make_site_key(tmp_path / "new", tmp_path / "new.pub")
-        with pytest.raises(FedM2CTError, match="registered with another key"):
+        with pytest.raises(FedM2CTError, match="registered with another key") as caught:
             registry.register(coordinator, "A", tmp_path / "new.pub")
-        registry.remove(coordinator, "A")
+        command = str(caught.value).rpartition("fedm2ct ")[2]
+        assert cli(*command.split()) == 0
         registry.register(coordinator, "A", tmp_path / "new.pub")
 
     @pytest.mark.parametrize("text", ["hello", "ssh-unheard-of AAAA"])
@@ -266,3 +276,10 @@ def flower_up(coordinator, monkeypatch):
     monkeypatch.setattr(services, "_LOOK_S", 0.0)
     monkeypatch.setattr(services, "_START_LOOK_S", 0.0)
     return services._Registrar(coordinator, coordinator.settings(), told.append), told, flower
+
+
+def test_a_server_that_is_not_up_is_told_with_a_command_that_can_be_typed(coordinator, capsys):
+    text = coordinator.settings_file.read_text()
+    coordinator.settings_file.write_text(text.replace("_port = 9091", "_port = 9"))
+    assert cli("coordinator", "status", coordinator.root) == 1
+    assert "start it with: fedm2ct coordinator up FOLDER" in capsys.readouterr().out

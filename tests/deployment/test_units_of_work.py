@@ -195,6 +195,14 @@ def test_a_coordinators_file_is_checked(tmp_path, patients, old, new, said):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("sites", ['sites = "A"', 'sites = ["A"]', "sites = 3", "[sites]"])
+def test_sites_that_are_no_tables_are_named(tmp_path, sites):
+    path = tmp_path / "federation.toml"
+    path.write_text(f'methods = ["fedavg"]\n{sites}\n')
+    with pytest.raises(ConfigError, match=r"federation\.toml: field 'sites' must be a list of"):
+        federation_file.load_federation(path)
+
+
 DEPLOYED = sorted(set(METHODS) - set(federation_file.NOT_DEPLOYED))
 
 

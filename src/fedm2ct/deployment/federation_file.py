@@ -42,7 +42,12 @@ def load_federation(path: Path) -> RunConfig:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not valid TOML ({error})") from None
-    for site in data.get("sites", []):
+    sites = data.get("sites", [])
+    if not isinstance(sites, list) or not all(isinstance(site, dict) for site in sites):
+        raise ConfigError(
+            f"{path}: field 'sites' must be a list of tables; begin each site with [[sites]]"
+        )
+    for site in sites:
         for field in ("scans", "slices", "validation_fraction"):
             if field in site:
                 raise ConfigError(

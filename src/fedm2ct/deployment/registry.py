@@ -36,7 +36,7 @@ def register(folder: CoordinatorFolder, name: str, key: Path) -> None:
         if other == name and path.read_bytes() != data:
             raise FedM2CTError(
                 f"{name}: is registered with another key; if the site has made a new one, remove "
-                f"the old: fedm2ct coordinator remove {name}"
+                f"the old: fedm2ct coordinator remove {folder.root} {name}"
             )
         if other != name and path.read_bytes() == data:
             raise FedM2CTError(f"{key}: is the key of site {other}; every site needs its own")

@@ -107,8 +107,12 @@ def read_settings(path: Path, model: type[Settings], remedy: str) -> Settings:
     """
     try:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+    except FileNotFoundError:
         raise FedM2CTError(f"{path}: is missing; run {remedy} first") from None
+    except OSError as error:
+        raise FedM2CTError(
+            f"{path}: cannot be read ({error.strerror}); check whose it is and who may read it"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FedM2CTError(f"{path}: is not valid TOML ({error})") from None
     return checked(model, data, str(path))

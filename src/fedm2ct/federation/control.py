@@ -177,5 +177,5 @@ def _ask(call: Callable[[Request], Answer], request: Request) -> Answer:
     except httpx.HTTPError as error:
         raise FedM2CTError(
             f"the coordinator's SuperLink cannot be reached ({type(error).__name__}); start it "
-            "with: fedm2ct coordinator up"
+            "with: fedm2ct coordinator up FOLDER"
         ) from None
