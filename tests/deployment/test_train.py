@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedm2ct.deployment import job, train
+from fedm2ct.deployment import certificates, job, train
 from fedm2ct.deployment.folders import FOLDER_VARIABLE, CoordinatorFolder
 from fedm2ct.deployment.unit_of_work import UnitOfWork
 from fedm2ct.errors import FedM2CTError
@@ -112,3 +112,18 @@ def test_a_second_job_does_not_begin_while_the_first_lives(context, tmp_path, mo
         pytest.raises(FedM2CTError, match=f"another command is working in {unit}"),
     ):
         job.run_job(None, context)
+
+
+def test_the_sites_keys_are_those_that_they_hold(coordinator, tmp_path):
+    config = SimpleNamespace(sites=[SimpleNamespace(name="A")])
+    coordinator.sites.mkdir()
+    with pytest.raises(FedM2CTError, match="A: not registered"):
+        train._keys(coordinator, config)
+    (coordinator.sites / "A.pub").write_text("hello")
+    with pytest.raises(FedM2CTError, match=r"A\.pub: is no public key"):
+        train._keys(coordinator, config)
+    certificates.make_site_key(tmp_path / "site.key", tmp_path / "A.pub")
+    commented = (tmp_path / "A.pub").read_text().strip() + " the hospital's remark\n"
+    (coordinator.sites / "A.pub").write_text(commented)
+    own = certificates.key_text(certificates.own_public_key(tmp_path / "site.key"))
+    assert train._keys(coordinator, config) == {"A": own}

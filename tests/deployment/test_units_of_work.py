@@ -1,5 +1,6 @@
 """What coordinator and sites tell each other of a run, and what a site does not believe."""
 
+import hashlib
 import json
 from types import SimpleNamespace
 
@@ -7,10 +8,12 @@ import pytest
 
 from fedm2ct.config import ConfigError
 from fedm2ct.deployment import federation_file
+from fedm2ct.deployment.certificates import key_text, make_site_key, read_public_key
 from fedm2ct.deployment.cohorts import coordinator_cohort, no_slices, tasks_without_slices
+from fedm2ct.deployment.federation_file import protocol_hash
 from fedm2ct.deployment.folders import SiteFolder
 from fedm2ct.deployment.site_host import SiteHost
-from fedm2ct.deployment.unit_of_work import describe, unit_from_json
+from fedm2ct.deployment.unit_of_work import describe, member, unit_from_json
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.methods.setup import Setup
@@ -33,18 +36,24 @@ def config(tmp_path, patients):
 
 
 @pytest.fixture
-def unit(config):
-    cohort = coordinator_cohort(config)
-    fingerprint = unit_fingerprint(config, "fedm2ct")
-    return describe("tiny-1", config, cohort.protocols, "fedm2ct", 4, fingerprint)
+def keys(tmp_path):
+    """The sites' public keys, as the coordinator has registered them."""
+    folder = SiteFolder(tmp_path / "site")
+    assert cli("site", "init", folder.root, "--name", "A") == 0
+    return {"A": key_text(read_public_key(folder.public_key("A"))), "B": "another"}
 
 
 @pytest.fixture
-def host(tmp_path, patients):
+def unit(config, keys):
+    cohort = coordinator_cohort(config)
+    fingerprint = unit_fingerprint(config, "fedm2ct")
+    return describe("tiny-1", config, cohort.protocols, "fedm2ct", 4, fingerprint, keys)
+
+
+@pytest.fixture
+def host(tmp_path, patients, keys):
     def built(**changes):
         folder = SiteFolder(tmp_path / "site")
-        if not folder.root.exists():
-            assert cli("site", "init", folder.root, "--name", "A") == 0
         values = {"name": "A", "protocol": PROTOCOLS["A"], "scans": f'"{patients}/ann.npz"'}
         text = _SITE.format(**{"port": 9, "folder": patients, **values, **changes})
         folder.settings_file.write_text(text)
@@ -66,9 +75,9 @@ def test_sites_are_told_nothing_of_scans_or_of_each_other(unit, patients):
 
 
 @pytest.mark.parametrize("method", ["fedm2ct", "fedavg_cross", "fedper"])
-def test_protocols_are_told_without_names_and_only_where_they_are_simulated(config, method):
+def test_protocols_are_told_without_names_and_only_where_they_are_simulated(config, method, keys):
     cohort = coordinator_cohort(config)
-    told = describe("tiny-1", config, cohort.protocols, method, 4, "f")
+    told = describe("tiny-1", config, cohort.protocols, method, 4, "f", keys)
     found = [protocol_from_dict(table) for table in told.protocols]
     expected = [] if method == "fedper" else [unnamed(p) for p in cohort.protocols.values()]
     assert sorted(map(str, found)) == sorted(map(str, expected))
@@ -77,13 +86,13 @@ def test_protocols_are_told_without_names_and_only_where_they_are_simulated(conf
     without = config.fedm2ct.model_copy(update={"cross_protocol": 0.0})
     plain = config.model_copy(update={"fedm2ct": without})
     assert method == "fedavg_cross" or not (
-        describe("tiny-1", plain, cohort.protocols, method, 4, "f").protocols
+        describe("tiny-1", plain, cohort.protocols, method, 4, "f", keys).protocols
     )
 
 
-def test_a_site_trains_under_the_protocols_that_it_is_told(config, host):
+def test_a_site_trains_under_the_protocols_that_it_is_told(config, host, keys):
     protocols = coordinator_cohort(config).protocols
-    told = describe("tiny-1", config, protocols, "fedm2ct", 4, "f")
+    told = describe("tiny-1", config, protocols, "fedm2ct", 4, "f", keys)
     client = host().find(context(told))._client
     assert client.cross.protocols == [unnamed(protocols["B"])]
 
@@ -127,12 +136,13 @@ def test_a_site_takes_no_part_with_less_noise_than_it_asks_for(unit, host, kind,
         SiteHost(place._folder).find(context(told))
 
 
-def test_a_site_takes_part_with_the_noise_that_it_asks_for(config, host):
+def test_a_site_takes_part_with_the_noise_that_it_asks_for(config, host, keys):
     place = host()
     text = place._folder.settings_file.read_text()
     least = "minimum_update_noise = 0.2\nminimum_slice_noise = 0.5\n"
     place._folder.settings_file.write_text(f"{text}\n[privacy]\n{least}")
-    told = describe("tiny-1", config, coordinator_cohort(config).protocols, "fedavg", 4, "f")
+    protocols = coordinator_cohort(config).protocols
+    told = describe("tiny-1", config, protocols, "fedavg", 4, "f", keys)
     assert SiteHost(place._folder).find(context(with_privacy(told.to_json(), **NOISE))).name == "A"
 
 
@@ -144,6 +154,25 @@ def test_a_site_takes_no_part_where_its_noise_would_be_known(unit, host):
 def test_a_site_with_another_protocol_does_not_take_part(unit, host):
     with pytest.raises(FedM2CTError, match="knows no site 'A' with the protocol"):
         host(protocol="demo-limited").find(context(unit))
+
+
+def test_a_site_finds_itself_and_cannot_find_out_who_the_others_are(config, unit, keys):
+    protocols = coordinator_cohort(config).protocols
+    assert member("A", protocols["A"], keys["A"]) in unit.members
+    for key in ("", keys["A"]):  # what a site knows, and the other's name and protocol guessed
+        assert member("B", protocols["B"], key) not in unit.members
+    plain = hashlib.sha256(f"B\n{protocol_hash(protocols['B'])}".encode()).hexdigest()
+    assert len(unit.members) == 2 and plain not in unit.members
+
+
+def test_a_site_with_another_key_than_the_registered_one_does_not_take_part(unit, host, tmp_path):
+    place = host()
+    make_site_key(place._folder.private_key, tmp_path / "new.pub")
+    with pytest.raises(FedM2CTError, match="and this site's key"):
+        place.find(context(unit))
+    place._folder.private_key.write_text("hello")
+    with pytest.raises(FedM2CTError, match=r"site\.key: cannot be used"):
+        place.find(context(unit))
 
 
 @pytest.mark.parametrize(
@@ -215,11 +244,11 @@ def test_every_method_builds_its_server_half_without_any_slice(config, method):
 
 
 @pytest.mark.parametrize("method", DEPLOYED)
-def test_every_method_s_site_half_takes_what_its_server_half_sends(config, host, method):
+def test_every_method_s_site_half_takes_what_its_server_half_sends(config, host, method, keys):
     cohort = coordinator_cohort(config)
     whole = Setup(config, tasks_without_slices(cohort), 4, cohort.public())
     server = METHODS[method](whole).server
-    told = describe("tiny-1", config, cohort.protocols, method, 4, "f")
+    told = describe("tiny-1", config, cohort.protocols, method, 4, "f", keys)
     upload = host().find(context(told)).fit(1, server.initial_shared())
     sent = {name: tensor.shape for name, tensor in upload.shared.items()}
     like = server.upload_like(server.initial_shared())

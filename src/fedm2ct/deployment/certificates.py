@@ -149,6 +149,29 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
     return key
 
 
+def key_text(key: ec.EllipticCurvePublicKey) -> str:
+    """Return a public key as one line, which is the same at the coordinator and at the site."""
+    return key.public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    ).decode()
+
+
+def own_public_key(private: Path) -> ec.EllipticCurvePublicKey:
+    """Return the public half of a site's private key.
+
+    Raises
+    ------
+    FedM2CTError
+        If the file cannot be used.
+    """
+    try:
+        key = serialization.load_ssh_private_key(private.read_bytes(), None)
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise FedM2CTError(f"{private}: cannot be used ({error}); put it back") from None
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key.public_key()
+
+
 def make_secret(path: Path) -> None:
     """Write a random secret of 32 bytes, mode 0600."""
     write_private(path, secrets.token_bytes(32))

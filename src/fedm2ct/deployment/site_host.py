@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedm2ct.deployment.certificates import key_text, own_public_key
 from fedm2ct.deployment.cohorts import site_cohort
 from fedm2ct.deployment.federation_file import NOT_DEPLOYED, config_at_site
 from fedm2ct.deployment.folders import SiteFolder
@@ -101,10 +102,11 @@ class SiteHost:
         config = config_at_site(unit.config, self._settings)
         self._check_noise(config)
         cohort = self._cohort(config)
-        if member(name, cohort.protocols[name]) not in unit.members:
+        key = key_text(own_public_key(self._folder.private_key))
+        if member(name, cohort.protocols[name], key) not in unit.members:
             raise FedM2CTError(
-                f"the coordinator knows no site {name!r} with the protocol of this site.toml; "
-                "agree on name and protocol"
+                f"the coordinator knows no site {name!r} with the protocol of this site.toml and "
+                "this site's key; agree on name and protocol, and install the same version"
             )
         elsewhere = [protocol_from_dict(table) for table in unit.protocols]
         tasks, public = site_tasks(cohort, unit.seed), cohort.public()

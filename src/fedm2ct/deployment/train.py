@@ -10,6 +10,7 @@ from typing import Any
 
 import fedm2ct
 from fedm2ct.config import RunConfig
+from fedm2ct.deployment.certificates import key_text, read_public_key
 from fedm2ct.deployment.cohorts import coordinator_cohort
 from fedm2ct.deployment.folders import CoordinatorFolder
 from fedm2ct.deployment.registry import registered_keys, registered_nodes
@@ -66,7 +67,7 @@ def train_deployed(
     check_pairs(config)
     with alone_in(run):
         check_folder(config, run, resume)
-        _check_registered(folder, config)
+        keys = _keys(folder, config)
         cohort = coordinator_cohort(config)
         write_manifest(config, cohort, run)
         name = _run_name(config, run)
@@ -76,17 +77,18 @@ def train_deployed(
             for seed in config.seeds:
                 for method in config.methods:
                     fingerprint = unit_fingerprint(config, method)
-                    unit = describe(name, config, cohort.protocols, method, seed, fingerprint)
+                    unit = describe(name, config, cohort.protocols, method, seed, fingerprint, keys)
                     _train_unit(folder, control, config, run, unit, resume, on_event)
 
 
-def _check_registered(folder: CoordinatorFolder, config: RunConfig) -> None:
-    """Refuse sites without a key."""
-    names = [site.name for site in config.sites]
-    if missing := [name for name in names if name not in registered_keys(folder)]:
+def _keys(folder: CoordinatorFolder, config: RunConfig) -> dict[str, str]:
+    """Return the sites' public keys as text; refuse sites without one."""
+    names, files = [site.name for site in config.sites], registered_keys(folder)
+    if missing := [name for name in names if name not in files]:
         raise FedM2CTError(
             f"{', '.join(missing)}: not registered; run fedm2ct coordinator register first"
         )
+    return {name: key_text(read_public_key(files[name])) for name in names}
 
 
 def _await_services(folder: CoordinatorFolder, config: RunConfig, control: Control) -> None:

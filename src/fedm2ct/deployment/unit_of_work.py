@@ -30,7 +30,8 @@ class UnitOfWork:
     fingerprint
         Hash of the coordinator's configuration.
     members
-        A hash of each site's name and protocol, which tells the others neither.
+        A hash of each site's name, protocol and registered key. The others do not know the key, so
+        they cannot try names and protocols.
     config
         The configuration as far as sites are told of it.
     protocols
@@ -62,17 +63,18 @@ def describe(
     method: str,
     seed: int,
     fingerprint: str,
+    keys: Mapping[str, str],
 ) -> UnitOfWork:
-    """Return what sites are told of a unit of work."""
-    members = sorted(member(name, protocol) for name, protocol in protocols.items())
+    """Return what sites are told of a unit of work; `keys` are their public ones as text."""
+    members = sorted(member(name, protocols[name], keys[name]) for name in protocols)
     told = protocols.values() if simulates_protocols(method, config) else ()
     known = [protocol_to_dict(p) for p in sorted(map(unnamed, told), key=protocol_text)]
     return UnitOfWork(run, method, seed, fingerprint, members, config_for_sites(config), known)
 
 
-def member(name: str, protocol: Protocol) -> str:
+def member(name: str, protocol: Protocol, key: str) -> str:
     """Return the hash by which a site finds itself among the members."""
-    return hashlib.sha256(f"{name}\n{protocol_hash(protocol)}".encode()).hexdigest()
+    return hashlib.sha256(f"{name}\n{protocol_hash(protocol)}\n{key}".encode()).hexdigest()
 
 
 def unit_from_json(text: str) -> UnitOfWork:
