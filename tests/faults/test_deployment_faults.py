@@ -4,8 +4,12 @@ Minutes each: Flower takes a node for gone when it has not heard of it for a min
 ``make faults``.
 """
 
+import signal
+import time
+
 import pytest
 
+from fedm2ct.federation.audit_check import check_unit
 from fedm2ct.pipeline.prepare import read_cohort
 from fedm2ct.pipeline.unit import train
 
@@ -88,6 +92,31 @@ def test_a_killed_executor_is_resumed(run, undisturbed):
     run.start("--resume")
     run.end()
     assert_same_weights(shared_after(run.unit, ROUNDS), undisturbed)
+
+
+def test_a_command_whose_connection_is_lost_is_resumed_at_once(run):
+    time.sleep(3.0)  # the sites are training: their messages have come as a whole
+    run.process.send_signal(signal.SIGHUP)
+    run.process.communicate(timeout=60)
+    assert run.process.returncode == 130
+    run.start("--resume")
+    run.end()
+    assert_one_run(run)
+
+
+def test_the_run_of_a_killed_command_has_no_second_one_beside_it(run):
+    run.wait_for_round(2)
+    run.process.kill()
+    run.process.communicate()
+    run.start("--resume")  # waits for the end of the first, which takes less than a minute
+    run.end()
+    assert_one_run(run)
+
+
+def assert_one_run(run):
+    assert not check_unit(run.unit).faults
+    done = [e["round"] for e in run.events() if e["site"] == "server"]
+    assert done == list(range(1, ROUNDS + 1))
 
 
 def test_a_proxy_that_starts_again_is_not_noticed(run, undisturbed):
