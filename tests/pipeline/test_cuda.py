@@ -9,7 +9,7 @@ import torch
 
 from fedm2ct.config import HybridConfig
 from fedm2ct.pipeline import newcomer
-from fedm2ct.pipeline.settings import ALL_METHODS
+from fedm2ct.pipeline.conventional import ALL_METHODS
 
 from ..runs import cli, run_jobs_here, weights, write_config
 

@@ -19,13 +19,14 @@ from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.benchmark_scores import Costs, Results, newcomer_scores, scores_of
 from fedm2ct.pipeline.benchmark_units import LEFT_OUT, origins, packed, places, timed_on
+from fedm2ct.pipeline.conventional import ALL_METHODS
 from fedm2ct.pipeline.manifest import read_manifest, write_manifest
 from fedm2ct.pipeline.newcomer import join_all, joined_scores
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import read_cohort, unpaired_sites
 from fedm2ct.pipeline.provenance import provenance
 from fedm2ct.pipeline.run_lock import alone_in
-from fedm2ct.pipeline.settings import ALL_METHODS, Setting, without_folders
+from fedm2ct.pipeline.settings import Setting, without_folders
 from fedm2ct.pipeline.summary import read_result, reference
 from fedm2ct.pipeline.train import check_tested, run_units
 from fedm2ct.pipeline.tuned import Tuned

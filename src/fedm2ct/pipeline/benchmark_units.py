@@ -14,10 +14,11 @@ from typing import Any
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import write_atomically
+from fedm2ct.pipeline.conventional import ALL_METHODS
 from fedm2ct.pipeline.fingerprints import test_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.newcomer import joined_fingerprint
 from fedm2ct.pipeline.run_lock import alone_in
-from fedm2ct.pipeline.settings import ALL_METHODS, Setting
+from fedm2ct.pipeline.settings import Setting
 from fedm2ct.pipeline.unit import stored_result, unit_folder
 
 FORMAT = 1

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedm2ct.data.simulate import PairedData
 from fedm2ct.device import compute_device
+from fedm2ct.federation.methods import METHODS
 from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.physics.analytic import fbp
 from fedm2ct.physics.iterative import sirt
@@ -21,6 +22,8 @@ from fedm2ct.physics.total_variation import statistical_total_variation
 from fedm2ct.pipeline.assess import SLICES_AT_ONCE, Reconstructor
 
 CONVENTIONAL = ("fbp", "sirt", "tv")
+ALL_METHODS = (*CONVENTIONAL, *METHODS)
+"""Every method that a run may have."""
 
 CHOICES: dict[str, tuple[str, tuple[float, ...]]] = {
     "sirt": ("iterations", (10, 20, 40, 80, 160, 320)),

@@ -21,6 +21,7 @@ from fedm2ct.files import read_table, write_atomically
 from fedm2ct.model.start import starts_kept_in
 from fedm2ct.physics.protocols import Protocol, protocol_from_dict
 from fedm2ct.pipeline.assess import HuArray, Reconstructor, reconstruct, to_hu
+from fedm2ct.pipeline.conventional import ALL_METHODS
 from fedm2ct.pipeline.fingerprints import test_fingerprint
 from fedm2ct.pipeline.manifest import (
     chosen_seed,
@@ -29,7 +30,7 @@ from fedm2ct.pipeline.manifest import (
 )
 from fedm2ct.pipeline.prepare import acquire_tests, load_any
 from fedm2ct.pipeline.provenance import versions
-from fedm2ct.pipeline.settings import ALL_METHODS, known_name
+from fedm2ct.pipeline.settings import known_name
 from fedm2ct.pipeline.site_files import scan_hash
 from fedm2ct.pipeline.summary import read_result
 from fedm2ct.pipeline.unit import reconstructors_of, stored_result, unit_folder

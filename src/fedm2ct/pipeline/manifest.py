@@ -10,10 +10,10 @@ from fedm2ct.config import ConfigError, RunConfig, parse_config
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
 from fedm2ct.physics.protocols import protocol_to_dict
+from fedm2ct.pipeline.conventional import ALL_METHODS
 from fedm2ct.pipeline.fingerprints import run_fingerprint
 from fedm2ct.pipeline.prepare import Cohort
 from fedm2ct.pipeline.provenance import git_commit, versions
-from fedm2ct.pipeline.settings import ALL_METHODS
 from fedm2ct.pipeline.site_files import (
     Roles,
     described,

@@ -17,14 +17,12 @@ from typing import Any
 
 from fedm2ct.config import ConfigError, RunConfig, ScansConfig, SiteConfig, parse_config
 from fedm2ct.data.sites import split_reference
-from fedm2ct.federation.methods import METHODS
 from fedm2ct.physics.protocols import get_protocol, protocol_to_dict
-from fedm2ct.pipeline.conventional import CONVENTIONAL
+from fedm2ct.pipeline.conventional import ALL_METHODS
 from fedm2ct.pipeline.scan_folder import assign, patients_in
 
 SETTINGS = ("multi-vendor", "all-in-one", "hybrid", "unseen")
 SIZES = ("tiny", "small", "full")
-ALL_METHODS = (*CONVENTIONAL, *METHODS)
 FEWEST_VIEWS = 8
 _LENGTHS = (
     "pitch_mm",
