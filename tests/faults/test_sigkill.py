@@ -90,7 +90,7 @@ PHASES = {
         lambda s, m, _: (s.sites[m.metadata.dst_node_id], m.metadata.group_id) == ("B", str(ROUND)),
     ),
     "training: a site begins": lambda: before(
-        site.Site, "fit", lambda s, n, _: (s.name, n) == ("B", ROUND)
+        site.Site, "fit", lambda s, n, *_: (s.name, n) == ("B", ROUND)
     ),
     "training: a site has trained, and has not stored": lambda: before(
         site.PrivateStore, "save", lambda s, n, _: (s.site, n) == ("B", ROUND)

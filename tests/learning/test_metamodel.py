@@ -21,7 +21,10 @@ def metamodel(spec=SPEC, steps=4, seed=3):
         features = len(condition_vector(tiny.PARALLEL)) if spec.prompted else None
         network = SharedNetwork("unet", spec.width, features)
         twins = {name: TSiRadonMAP(p, spec) for name, p in tiny.PROTOCOLS.items()}
-    source = ContributedMetaSet({n: tiny.paired(p, 7) for n, p in tiny.PROTOCOLS.items()}, 0.5)
+    trained, validated = (
+        {name: tiny.paired(p, part) for name, p in tiny.PROTOCOLS.items()} for part in (7, 8)
+    )
+    source = ContributedMetaSet(trained, validated, 4, 0.5)
     schedule = MetaSchedule(steps, tiny.training(learning_rate=5e-3))
     return Metamodel(network, twins, source, schedule, l2, seed, torch.device("cpu"))
 

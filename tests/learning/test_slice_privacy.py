@@ -46,7 +46,7 @@ def test_a_step_without_any_slice_is_noise_alone():
 
 def test_the_loss_of_a_step_without_any_slice_lies_where_the_parameters_do():
     parameter = nn.Parameter(torch.zeros(2, device="meta"))
-    assert SlicePrivacy(1.0, 1.0, 0).backward([parameter], [], 1.0, draw()).device.type == "meta"
+    assert SlicePrivacy(1.0, 1.0, draw()).backward([parameter], [], 1.0).device.type == "meta"
 
 
 def test_every_slice_takes_part_with_the_stated_probability():
