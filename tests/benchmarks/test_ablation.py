@@ -22,6 +22,8 @@ from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.settings import load_setting
 from tests import tiny
 
+from .conftest import ABLATIONS
+
 pytestmark = pytest.mark.filterwarnings("ignore::fedm2ct.model.prompt.PromptRangeWarning")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "small.toml"
 EXPECTED = [
@@ -222,15 +224,7 @@ def test_what_was_asked_for_is_in_the_files_names_and_on_the_page(tmp_path, comm
     assert f"--setting all-in-one --size tiny {asked} --table-only" in page(results)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "ablation",
-        "ablation-all-in-one-small",
-        "ablation-all-in-one-small-5-slices",
-        "ablation-multi-vendor-small",
-    ],
-)
+@pytest.mark.parametrize("name", ABLATIONS)
 def test_a_page_s_commands_make_it_again(name, monkeypatch):
     """They give the record's configuration (but for added scans) and write the same files."""
     monkeypatch.chdir(ablation.ROOT)

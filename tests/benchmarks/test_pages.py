@@ -15,6 +15,8 @@ import training_page
 from fedm2ct.pipeline.settings import SETTINGS
 from fedm2ct.report.benchmark_page import benchmark_page
 
+from .conftest import ABLATIONS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,15 +33,7 @@ def test_a_setting_s_page(setting):
     assert text(f"benchmark-{setting}-small") == benchmark_page(record(f"{setting}-small"))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "ablation",
-        "ablation-all-in-one-small",
-        "ablation-all-in-one-small-5-slices",
-        "ablation-multi-vendor-small",
-    ],
-)
+@pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_s_page(name):
     assert text(name) == ablation_page.page(record(name))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fedm2ct.deployment.certificates import read_public_key
 from fedm2ct.deployment.folders import CoordinatorFolder, check_name
 from fedm2ct.errors import FedM2CTError
-from fedm2ct.files import write_atomically
+from fedm2ct.files import read_table, write_atomically
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -77,11 +77,7 @@ def usable_keys(
 
 def registered_nodes(folder: CoordinatorFolder) -> dict[str, int]:
     """Return the number of each site's node, as far as Flower has given one."""
-    try:
-        nodes: dict[str, int] = json.loads(folder.nodes.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return nodes
+    return read_table(folder.nodes)
 
 
 def bring_in_line(

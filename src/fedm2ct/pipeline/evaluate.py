@@ -21,7 +21,7 @@ from fedm2ct.pipeline.assess import HuArray, assess, to_hu
 from fedm2ct.pipeline.manifest import chosen_seed, config_of, read_manifest
 from fedm2ct.pipeline.perceptual import perceptual_metrics, prepare_perceptual
 from fedm2ct.pipeline.prepare import acquire_tests, load_any
-from fedm2ct.pipeline.site_files import Roles, read_roles, scan_hash
+from fedm2ct.pipeline.site_files import Roles, read_roles, role_of
 from fedm2ct.pipeline.summary import read_result, summarise_scores
 from fedm2ct.pipeline.unit import reconstructors_of
 
@@ -139,11 +139,8 @@ def _chosen(known: list[str], wanted: Sequence[str]) -> list[str]:
 def _refuse_seen(scans: Sequence[Scan], roles: Roles) -> None:
     """Refuse scans of training patients, by the patient's pseudonym and by the voxels."""
     training = {role: about for role, about in roles.items() if role != TEST}
-    patients = {patient: role for role, a in training.items() for patient in a["patients"]}
-    hashes = {scan["sha256"]: role for role, a in training.items() for scan in a["scans"].values()}
     for scan in scans:
-        role = hashes.get(scan_hash(scan)) or patients.get(scan.patient)
-        if role is not None:
+        if (role := role_of(scan, training)) is not None:
             raise FedM2CTError(
                 f"{scan.name}: its patient was used for {role!r} in this run, so the figures "
                 "would flatter; choose another scan, or add --allow-seen"

@@ -46,7 +46,7 @@ from fedm2ct.pipeline.fingerprints import test_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.manifest import read_manifest
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import Cohort, acquire, acquire_tests, read_cohort
-from fedm2ct.pipeline.site_files import Roles, read_roles, scan_hash
+from fedm2ct.pipeline.site_files import Roles, read_roles, role_of
 from fedm2ct.pipeline.train import slices_on_disk
 from fedm2ct.pipeline.unit import unit_folder
 
@@ -100,12 +100,8 @@ def join_all(
 
 def _refuse_known(cohort: Cohort, newcomer: SiteConfig, roles: Roles) -> None:
     """Refuse patients of the run, by their pseudonyms and by the voxels."""
-    mine = cohort.split[newcomer.name]
-    patients = {selection.patient for selection in mine}
-    hashes = {scan_hash(cohort.scans[selection.scan]) for selection in mine}
-    for role, about in roles.items():
-        known = {scan["sha256"] for scan in about["scans"].values()}
-        if patients & set(about["patients"]) or hashes & known:
+    for selection in cohort.split[newcomer.name]:
+        if (role := role_of(cohort.scans[selection.scan], roles)) is not None:
             raise ConfigError(f"a patient of {newcomer.name!r}, which joins, is one of {role!r}")
 
 

@@ -115,3 +115,12 @@ def _read(path: Path) -> dict[str, Any]:
             "put it back, or choose another --out folder"
         ) from None
     return about
+
+
+def role_of(scan: Scan, roles: Roles) -> str | None:
+    """Return the role that a scan's voxels or its patient have in a run, None if neither has."""
+    digest = scan_hash(scan)
+    for role, about in roles.items():
+        if any(known["sha256"] == digest for known in about["scans"].values()):
+            return role
+    return next((role for role, about in roles.items() if scan.patient in about["patients"]), None)

@@ -14,13 +14,12 @@ from fedm2ct.config import ConfigError, RunConfig
 from fedm2ct.data.sites import TEST
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.jobs import Job, run_jobs
-from fedm2ct.federation.methods import METHODS
 from fedm2ct.federation.runlog import RunLog
 from fedm2ct.files import TEMPORARY_MARK, write_atomically
 from fedm2ct.model.frequency import PRIVATE_NETWORKS
 from fedm2ct.model.image import IMAGE_NETWORKS
 from fedm2ct.pipeline.cohort_files import store_cohort
-from fedm2ct.pipeline.conventional import CONVENTIONAL
+from fedm2ct.pipeline.conventional import ALL_METHODS
 from fedm2ct.pipeline.costs import audit_heads, costs
 from fedm2ct.pipeline.fingerprints import run_fingerprint, unit_fingerprint
 from fedm2ct.pipeline.lesions import read_lesions
@@ -59,7 +58,7 @@ def check_names(config: RunConfig) -> None:
         Naming the field, the name and the closest known one.
     """
     for method in config.methods:
-        _check_name("methods", method, [*CONVENTIONAL, *METHODS])
+        _check_name("methods", method, ALL_METHODS)
     _check_name("model.private", config.model.private, list(PRIVATE_NETWORKS))
     _check_name("model.shared", config.model.shared, list(IMAGE_NETWORKS))
 
@@ -76,7 +75,7 @@ def check_pairs(config: RunConfig) -> None:
         raise ConfigError("field 'sites': one at least needs supervision = 'paired'")
 
 
-def _check_name(field: str, name: str, known: list[str]) -> None:
+def _check_name(field: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
