@@ -8,6 +8,7 @@ import pytest
 from fedm2ct.config import FedM2CTConfig, MethodConfig, parse_config
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.methods import METHODS
+from fedm2ct.learning.trainer import DivergedError
 from fedm2ct.pipeline import tuned, tuning
 from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.search_spaces import NOT_TUNED, SPACES
@@ -101,7 +102,8 @@ def test_search_starts_at_the_defaults_repeats_and_feeds_the_benchmark(
     found = record["methods"]["fedprox"]
     assert found["trials"][0]["values"]["mu"] == pytest.approx(0.01)
     assert len({t["values"]["mu"] for t in found["trials"]}) == 3
-    assert found["psnr_db"] == max(t["psnr_db"] for t in found["trials"])
+    assert found["in_use"] == found["trials"][0]  # the package has no options of this size
+    assert {k: found[k] for k in ("values", "psnr_db")} in found["trials"]
     assert math.isfinite(found["psnr_db"]) and record["budget"] == 3
     times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("result.json")}
     assert len(times) == 3
@@ -124,6 +126,49 @@ def test_search_starts_at_the_defaults_repeats_and_feeds_the_benchmark(
     values = read_tuned(setting, tmp_path / "tuned.json").options
     assert values["fedprox"] == found["values"]
     assert setting.with_options(values).config.method.fedprox.mu == found["values"]["mu"]
+
+
+def trial(value, score):
+    return {"values": {"mu": value}, "psnr_db": score}
+
+
+@pytest.mark.parametrize(("best", "kept"), [(30.04, True), (30.06, False), (None, True)])
+def test_options_in_use_give_way_to_more_than_noise(best, kept):
+    present, other = trial(0.1, 30.0), trial(0.2, best)
+    assert tuning.chosen(present, [trial(0.3, 29.0), other]) == (present if kept else other)
+
+
+def test_options_in_use_are_tried_besides_the_budget(tmp_path, here, monkeypatch):
+    used = Tuned({"fedprox": {"mu": 0.123}}, ["who chose them"])
+    monkeypatch.setattr(tuning, "read_tuned", lambda _: used)
+    assert tune(tmp_path, "--method", "fedprox", "--budget", 2) == 0
+    record = read_record(tmp_path / "tuned.json")
+    found = record["methods"]["fedprox"]
+    assert len(found["trials"]) == 2 and found["in_use"]["values"] == {"mu": 0.123}
+    assert math.isfinite(found["in_use"]["psnr_db"])
+    assert len(list(tmp_path.rglob("result.json"))) == 3
+    assert "who chose them" in record["patients"]
+
+
+@pytest.mark.parametrize("diverged", ["trial-1", "trial-0"])
+def test_a_trial_that_diverges_is_passed_over(tmp_path, here, monkeypatch, capsys, diverged):
+    whole = tuning.run_unit
+
+    def run_unit(config, method, seed, run, *others):
+        if run.endswith(diverged):
+            raise DivergedError("site A: the training has diverged")
+        whole(config, method, seed, run, *others)
+
+    monkeypatch.setattr(tuning, "run_unit", run_unit)
+    in_use = diverged == "trial-0"  # the defaults: without a score there is nothing to compare with
+    assert tune(tmp_path, "--method", "fedprox", "--budget", 3) == in_use
+    said = capsys.readouterr().err
+    assert "fedprox with {'mu': " in said and ": diverged  mu = " in said
+    if in_use:
+        assert "diverged with the options in use ({'mu': 0.01" in said
+        return
+    trials = read_record(tmp_path / "tuned.json")["methods"]["fedprox"]["trials"]
+    assert [entry["psnr_db"] is None for entry in trials] == [False, True, False]
 
 
 def test_trials_may_have_fewer_rounds_than_the_benchmark(tmp_path, here, capsys):

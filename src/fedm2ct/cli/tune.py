@@ -53,7 +53,8 @@ def command(
     """Tune methods' own options in SETTING with the same budget for each.
 
     Scored on validation patients only; test patients are not read. What is done in the folder is
-    not done again. Writes tuned.json, to be given to `fedm2ct benchmark --tuned`.
+    not done again. Options in use stay where no trial gains more than noise (0.05 dB). Writes
+    tuned.json, to be given to `fedm2ct benchmark --tuned`.
     """
     from fedm2ct.pipeline.search_spaces import SPACES
     from fedm2ct.pipeline.tuned import publish_tuned, tuned_folder
@@ -69,9 +70,10 @@ def command(
     record = tune(wanted, chosen, budget, folder, side_by_side, _show, rounds)
     for method in chosen:
         found = record["methods"][method]
+        gain = found["psnr_db"] - found["in_use"]["psnr_db"]
+        change = f"{gain:+.2f} to those in use" if gain else "in use already"
         values = _text(found["values"])
-        gain = found["psnr_db"] - found["default_psnr_db"]
-        click.echo(f"{method:<12} {found['psnr_db']:.2f} dB ({gain:+.2f} to defaults)  {values}")
+        click.echo(f"{method:<12} {found['psnr_db']:.2f} dB ({change})  {values}")
     click.echo(f"\nOptions: {folder / 'tuned.json'}")
     if publish is not None:
         click.echo(f"Published: {publish_tuned(record, publish)}")
@@ -80,10 +82,10 @@ def command(
 def _show(event: dict[str, Any]) -> None:
     """Show a finished trial, and warnings."""
     if event["event"] == "trial":
+        score = event["psnr_db"]
+        reached = "diverged" if score is None else f"{score:.2f} dB"
         click.echo(
-            f"{event['job']:<12} trial {event['number'] + 1} of {event['budget']}: "
-            f"{event['psnr_db']:.2f} dB  {_text(event['values'])}",
-            err=True,
+            f"{event['job']:<12} {event['title']}: {reached}  {_text(event['values'])}", err=True
         )
     elif event["event"] == "warning":
         click.echo(f"Warning: {event['reason']}", err=True)

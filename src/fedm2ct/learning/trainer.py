@@ -34,6 +34,10 @@ State = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
 
 
+class DivergedError(FedM2CTError):
+    """No validation of a training has had a finite score."""
+
+
 @dataclass(frozen=True)
 class SiteTask:
     """A site's name, protocol and slices; training and validation slices do not overlap.
@@ -271,11 +275,11 @@ class SiteTrainer:
 
         Raises
         ------
-        FedM2CTError
-            If no validation has had a score: the training has diverged.
+        DivergedError
+            If no validation has had a score.
         """
         if not self.best:
-            raise FedM2CTError(
+            raise DivergedError(
                 f"site {self.task.name}: the training has diverged, for no validation has a finite "
                 "score; lower the learning rate (training.learning_rate, "
                 "training.projection_learning_rate)"

@@ -1,11 +1,12 @@
 """Tuning: each method's own options, searched with the same budget on validation patients.
 
 A trial is a unit of work like any other, whose test patients are the setting's validation patients:
-the benchmark's test patients are not even read. The first trial has the default options, so that
-the search cannot end below them. The next ones are spread over the ranges, so that a small budget
-looks above and below the defaults; what is left of the budget is optuna's TPE. All of it is under
-fixed seeds: broken off, a search goes through its finished trials again without training, and on to
-the same end.
+the benchmark's test patients are not even read. The first trial has the default options. The next
+ones are spread over the ranges, so that a small budget looks above and below the defaults; what is
+left of the budget is optuna's TPE. Options that the benchmark uses already, of an earlier search,
+are tried besides. The best trial replaces what is in use if it is better by more than noise. All of
+it is under fixed seeds: broken off, a search goes through its finished trials again without
+training, and on to the same end.
 """
 
 import json
@@ -23,6 +24,7 @@ from fedm2ct.errors import FedM2CTError
 from fedm2ct.federation.jobs import Job, run_jobs
 from fedm2ct.files import write_atomically
 from fedm2ct.learning.seeds import derive_seed
+from fedm2ct.learning.trainer import DivergedError
 from fedm2ct.pipeline.notices import warnings_to
 from fedm2ct.pipeline.prepare import read_cohort
 from fedm2ct.pipeline.provenance import provenance
@@ -31,7 +33,7 @@ from fedm2ct.pipeline.search_spaces import SPACES
 from fedm2ct.pipeline.settings import Setting, short_names, with_options
 from fedm2ct.pipeline.summary import read_result
 from fedm2ct.pipeline.train import check_pairs, slices_on_disk
-from fedm2ct.pipeline.tuned import read_record
+from fedm2ct.pipeline.tuned import Tuned, read_record, read_tuned
 from fedm2ct.pipeline.unit import is_finished, run_unit, unit_folder
 
 if TYPE_CHECKING:
@@ -39,11 +41,17 @@ if TYPE_CHECKING:
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
+Trial = dict[str, Any]
 TUNING_SEED = 1000
 """Seed of the trials: none that a size's benchmark uses."""
 SEARCH_SEED = 0
 _SPREAD = 3
 """Trials that are spread over the ranges, after that of the defaults."""
+MARGIN_DB = 0.05
+"""What a trial must gain over the options in use to replace them.
+
+Less is within noise: the same options score up to 0.03 dB apart on CPUs of two kinds.
+"""
 
 
 def tune(
@@ -57,7 +65,8 @@ def tune(
 ) -> dict[str, Any]:
     """Search every method's options; write ``tuned.json`` and return what it holds.
 
-    Methods of an earlier call that had the same budget and rounds stay in it.
+    Methods of an earlier call that had the same budget and rounds stay in it. A trial that diverges
+    has no score and cannot be chosen.
 
     Parameters
     ----------
@@ -80,7 +89,8 @@ def tune(
     ------
     FedM2CTError
         When a method has nothing to tune, optuna is not installed, the folder holds a tuning of
-        another kind, another command is at work in it, or a trial fails.
+        another kind, another command is at work in it, a trial fails, or the training diverges
+        with the options in use.
     """
     for method in methods:
         if method not in SPACES:
@@ -91,6 +101,7 @@ def tune(
     check_pairs(setting.config)
     config = validation_config(setting, rounds)
     length = config.training.rounds
+    in_use = _in_use(setting)
     with (
         alone_in(out),
         warnings_to(lambda text: on_event({"event": "warning", "reason": text})),
@@ -105,6 +116,7 @@ def tune(
                     {
                         "config": config.model_dump(mode="json"),
                         "method": method,
+                        "in_use": defaults(config, method) | in_use.options.get(method, {}),
                         "budget": budget,
                         "folder": str(out / "trials" / method),
                         "cohort": str(slices),
@@ -119,7 +131,7 @@ def tune(
             budget,
             length,
             {**before.get("methods", {}), **found},
-            sorted(patients.union(before.get("patients", ()))),
+            sorted(patients.union(before.get("patients", ()), in_use.patients)),
         )
         write_atomically(out / "tuned.json", json.dumps(record, indent=1).encode())
     return record
@@ -135,31 +147,57 @@ def validation_config(setting: Setting, rounds: int | None = None) -> RunConfig:
 
 
 def tune_method(
-    config: dict[str, Any], method: str, budget: int, folder: str, cohort: str, on_event: Emit
+    config: dict[str, Any],
+    method: str,
+    in_use: dict[str, Any],
+    budget: int,
+    folder: str,
+    cohort: str,
+    on_event: Emit,
 ) -> dict[str, Any]:
     """Search one method's options; plain values in and out, for a process of its own."""
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     base = parse_config(config)
+
+    def tried(values: dict[str, Any], name: str, title: str) -> Trial:
+        score = _score(base, method, values, Path(folder) / name, cohort, on_event)
+        on_event({"event": "trial", "title": title, "values": values, "psnr_db": score})
+        return {"values": values, "psnr_db": score}
+
     sampler = optuna.samplers.TPESampler(seed=SEARCH_SEED, n_startup_trials=1 + _SPREAD)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for values in (defaults(base, method), *spread(method, min(_SPREAD, budget - 1))):
         study.enqueue_trial(values)
-    trials: list[dict[str, Any]] = []
+    trials = []
     for number in range(budget):
         trial = study.ask()
         values = {name: _suggested(trial, method, name) for name in SPACES[method]}
-        score = _score(base, method, values, Path(folder) / f"trial-{number}", cohort, on_event)
-        study.tell(trial, score)
-        trials.append({"values": values, "psnr_db": score})
-        on_event({"event": "trial", "number": number, "budget": budget, **trials[-1]})
-    best = max(trials, key=lambda entry: entry["psnr_db"])
-    return {
-        "values": best["values"],
-        "psnr_db": best["psnr_db"],
-        "default_psnr_db": trials[0]["psnr_db"],
-        "trials": trials,
-    }
+        trials.append(tried(values, f"trial-{number}", f"trial {number + 1} of {budget}"))
+        score = trials[-1]["psnr_db"]
+        state = optuna.trial.TrialState.FAIL if score is None else None
+        study.tell(trial, score, state=state)
+    known = next((entry for entry in trials if entry["values"] == in_use), None)
+    present = known or tried(in_use, "in-use", "options in use")
+    return {**chosen(present, trials), "in_use": present, "trials": trials}
+
+
+def chosen(present: Trial, trials: Sequence[Trial]) -> Trial:
+    """Return the best of the trials if it gains more than `MARGIN_DB`, else what is in use.
+
+    Raises
+    ------
+    FedM2CTError
+        When the options in use have no score.
+    """
+    if present["psnr_db"] is None:
+        raise FedM2CTError(
+            f"the training has diverged with the options in use ({present['values']}); lower the "
+            "learning rate (training.learning_rate, training.projection_learning_rate)"
+        )
+    scored = [entry for entry in trials if entry["psnr_db"] is not None]
+    best = max(scored, key=lambda entry: entry["psnr_db"], default=present)
+    return best if best["psnr_db"] > present["psnr_db"] + MARGIN_DB else present
 
 
 def defaults(config: RunConfig, method: str) -> dict[str, Any]:
@@ -196,13 +234,20 @@ def _score(
     folder: Path,
     cohort: str,
     on_event: Emit,
-) -> float:
-    """Run a trial, unless it is done; return the mean validation PSNR over sites and patients."""
+) -> float | None:
+    """Run a trial, unless it is done; return the mean validation PSNR over sites and patients.
+
+    None where the training has diverged.
+    """
     config = with_options(base, {method: values}, f"trial of {method}")
     unit = unit_folder(folder, method, TUNING_SEED)
     if not is_finished(config, method, unit):
         plain = config.model_dump(mode="json")
-        run_unit(plain, method, TUNING_SEED, str(folder), cohort, True, on_event)
+        try:
+            run_unit(plain, method, TUNING_SEED, str(folder), cohort, True, on_event)
+        except DivergedError as error:
+            on_event({"event": "warning", "reason": f"{method} with {values}: {error}"})
+            return None
     for bulky in ("checkpoints", "sites"):
         shutil.rmtree(unit / bulky, ignore_errors=True)
     by_site = []
@@ -212,6 +257,14 @@ def _score(
         psnr = np.asarray(scores["psnr_db"])
         by_site.append(np.mean([psnr[patients == name].mean() for name in set(patients)]))
     return float(np.mean(by_site))
+
+
+def _in_use(setting: Setting) -> Tuned:
+    """Return what `benchmark` uses in the setting; none where it would refuse the package's."""
+    try:
+        return read_tuned(setting)
+    except FedM2CTError:
+        return Tuned()
 
 
 def _record(
@@ -224,7 +277,8 @@ def _record(
         "rounds": rounds,
         "search": f"defaults, {_SPREAD} trials spread over the ranges, then optuna "
         f"{_optuna().__version__}, TPE, seed {SEARCH_SEED}; trials' seed "
-        f"{TUNING_SEED}; mean PSNR over sites and validation patients",
+        f"{TUNING_SEED}; mean PSNR over sites and validation patients; what is in use stays where "
+        f"nothing gains more than {MARGIN_DB} dB",
         "validation": {
             "scans": short_names(setting.validation.scans),
             "slices": setting.validation.slices,
