@@ -60,10 +60,12 @@ def _paragraph(text: str) -> str:
 def _head(results: dict[str, Any]) -> str:
     setting, _, size = results["config"]["name"].rpartition("-")
     asked = "".join(f" --{option} {_words(value)}" for option, value in results["asked"].items())
+    names = [name for name in results["variants"] if name != FULL]
+    rows = f" --variants {_words(names)}" if names else ""
     if setting not in SETTINGS:
-        return _HEAD.format(source=f" CONFIG.toml{asked}", again=asked)
+        return _HEAD.format(source=f" CONFIG.toml{asked}{rows}", again=asked)
     again = f" --setting {setting} --size {size}{asked}"
-    return _HEAD.format(source=again + results["added"], again=again)
+    return _HEAD.format(source=again + results["added"] + rows, again=again)
 
 
 def _words(value: object) -> str:

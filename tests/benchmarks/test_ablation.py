@@ -219,7 +219,7 @@ def test_what_was_asked_for_is_in_the_files_names_and_on_the_page(tmp_path, comm
     results = read(tmp_path)
     assert {site["slices"] for site in results["config"]["sites"]} == {4}
     asked = "--rounds 1 --steps 2 --site-slices 4"
-    assert f"ablation.py CONFIG.toml {asked} --out RUN" in page(results)
+    assert f"ablation.py CONFIG.toml {asked} --variants local --out RUN" in page(results)
     results["config"]["name"] = "all-in-one-tiny"
     assert f"--setting all-in-one --size tiny {asked} --table-only" in page(results)
 
@@ -238,7 +238,9 @@ def test_a_page_s_commands_make_it_again(name, monkeypatch):
         assert ablation._asked(options) == record["asked"]
     assert again.table_only
     whole.scans = whole.validation_patients = whole.test_patients = None
-    base = ablation.base_config(ablation._given(whole)[0], whole).model_dump(mode="json")
+    base = ablation.base_config(ablation._given(whole)[0], whole)
+    assert set(ablation.chosen(base, whole.variants)) == set(record["variants"])
+    base = base.model_dump(mode="json")
     made, expected = (
         parse_config({**config, "test": record["config"]["test"], "sites": sites(config)})
         for config in (base, record["config"])
@@ -315,7 +317,8 @@ def test_a_setting_is_tested_on_its_validation_patients(tmp_path, monkeypatch, c
     given = ["--setting", "all-in-one", "--size", "tiny", "--out", str(tmp_path / "out")]
     assert ablation.main([*given, "--variants", "no-prompt", "--workers", "1"]) == 0
     text = (tmp_path / "docs" / "ablation-all-in-one-tiny.md").read_text(encoding="utf-8")
-    assert "ablation.py --setting all-in-one --size tiny --scans DIR --out RUN" in text
+    given = "--setting all-in-one --size tiny --scans DIR --variants no-prompt"
+    assert f"ablation.py {given} --out RUN" in text
     stored = tmp_path / "benchmarks" / "results" / "ablation-all-in-one-tiny.json"
     results = json.loads(stored.read_text(encoding="utf-8"))
     setting = load_setting("all-in-one", "tiny", phantoms=True)
