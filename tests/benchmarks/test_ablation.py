@@ -317,8 +317,8 @@ def test_a_setting_is_tested_on_its_validation_patients(tmp_path, monkeypatch, c
     given = ["--setting", "all-in-one", "--size", "tiny", "--out", str(tmp_path / "out")]
     assert ablation.main([*given, "--variants", "no-prompt", "--workers", "1"]) == 0
     text = (tmp_path / "docs" / "ablation-all-in-one-tiny.md").read_text(encoding="utf-8")
-    given = "--setting all-in-one --size tiny --scans DIR --variants no-prompt"
-    assert f"ablation.py {given} --out RUN" in text
+    options = "--setting all-in-one --size tiny --scans DIR --variants no-prompt"
+    assert f"ablation.py {options} --out RUN" in text
     stored = tmp_path / "benchmarks" / "results" / "ablation-all-in-one-tiny.json"
     results = json.loads(stored.read_text(encoding="utf-8"))
     setting = load_setting("all-in-one", "tiny", phantoms=True)
