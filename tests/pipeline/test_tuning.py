@@ -132,7 +132,7 @@ def trial(value, score):
     return {"values": {"mu": value}, "psnr_db": score}
 
 
-@pytest.mark.parametrize(("best", "kept"), [(30.04, True), (30.06, False), (None, True)])
+@pytest.mark.parametrize(("best", "kept"), [(30.09, True), (30.11, False), (None, True)])
 def test_options_in_use_give_way_to_more_than_noise(best, kept):
     present, other = trial(0.1, 30.0), trial(0.2, best)
     assert tuning.chosen(present, [trial(0.3, 29.0), other]) == (present if kept else other)

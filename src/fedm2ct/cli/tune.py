@@ -53,7 +53,7 @@ def command(
     """Tune methods' own options in SETTING with the same budget for each.
 
     Scored on validation patients only; test patients are not read. What is done in the folder is
-    not done again. Options in use stay where no trial gains more than noise (0.05 dB). Writes
+    not done again. Options in use stay where no trial gains more than noise (0.1 dB). Writes
     tuned.json, to be given to `fedm2ct benchmark --tuned`.
     """
     from fedm2ct.pipeline.search_spaces import SPACES
