@@ -115,9 +115,8 @@ def test_what_is_done_is_not_done_again_and_methods_and_seeds_may_be_added(tmp_p
 def test_an_option_of_one_method_leaves_the_others_alone(tmp_path, capsys):
     assert benchmark(tmp_path, "--methods", "fedavg,fedprox") == 0
     tuned = tmp_path / "tuned.json"
-    tuned.write_text(
-        json.dumps({"setting": "all-in-one", "methods": {"fedprox": {"values": {"mu": 0.5}}}})
-    )
+    found = {"fedprox": {"values": {"mu": 0.5}}}
+    tuned.write_text(json.dumps({"setting": "all-in-one", "methods": found, "patients": []}))
     assert benchmark(tmp_path, "--methods", "fedavg", "--tuned", tuned) == 0
     record = record_of(tmp_path)
     assert set(record["methods"]) == {"fedavg"} and not record["tuned"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,6 @@ from fedm2ct.pipeline.settings import (
     SETTINGS,
     SIZES,
     load_setting,
-    short_names,
     with_options,
 )
 from fedm2ct.pipeline.tuned import Tuned, read_record, read_tuned, values_of
@@ -25,6 +25,9 @@ from ..runs import cli
 
 OPTIONS = {**{m: type(getattr(MethodConfig(), m)) for m in MethodConfig.model_fields},
            "fedm2ct": FedM2CTConfig}  # fmt: skip
+
+
+EMPTY = {"setting": "hybrid", "methods": {}, "patients": []}
 
 
 def jobs_here(jobs, workers, on_event):
@@ -138,16 +141,19 @@ def test_options_in_use_give_way_to_more_than_noise(best, kept):
     assert tuning.chosen(present, [trial(0.3, 29.0), other]) == (present if kept else other)
 
 
-def test_options_in_use_are_tried_besides_the_budget(tmp_path, here, monkeypatch):
+@pytest.mark.parametrize("defaults", [False, True])
+def test_options_in_use_are_tried_besides_the_budget(tmp_path, here, monkeypatch, defaults):
     used = Tuned({"fedprox": {"mu": 0.123}}, ["who chose them"])
-    monkeypatch.setattr(tuning, "read_tuned", lambda _: used)
-    assert tune(tmp_path, "--method", "fedprox", "--budget", 2) == 0
+    monkeypatch.setattr(tuned, "read_tuned", lambda _: used)
+    options = ("--method", "fedprox", "--budget", 2)
+    assert tune(tmp_path, *options, *["--defaults"][:defaults]) == 0
     record = read_record(tmp_path / "tuned.json")
     found = record["methods"]["fedprox"]
-    assert len(found["trials"]) == 2 and found["in_use"]["values"] == {"mu": 0.123}
+    assert len(found["trials"]) == 2
+    assert found["in_use"]["values"] == {"mu": pytest.approx(0.01 if defaults else 0.123)}
     assert math.isfinite(found["in_use"]["psnr_db"])
-    assert len(list(tmp_path.rglob("result.json"))) == 3
-    assert "who chose them" in record["patients"]
+    assert len(list(tmp_path.rglob("result.json"))) == 2 + (not defaults)
+    assert ("who chose them" in record["patients"]) is not defaults
 
 
 @pytest.mark.parametrize("diverged", ["trial-1", "trial-0"])
@@ -199,7 +205,7 @@ def test_records_of_other_settings_and_damaged_ones_are_refused(tmp_path):
     path.write_text("{")
     with pytest.raises(FedM2CTError, match="not a record of tuning"):
         read_record(path)
-    path.write_text(json.dumps({"setting": "unseen", "methods": {}}))
+    path.write_text(json.dumps({"setting": "unseen", "methods": {}, "patients": []}))
     with pytest.raises(FedM2CTError, match="was tuned for unseen, not hybrid"):
         read_tuned(load_setting("hybrid", "tiny"), path)
 
@@ -207,9 +213,11 @@ def test_records_of_other_settings_and_damaged_ones_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("record", "field"),
     [
-        ({"setting": "hybrid", "methods": []}, "methods"),
-        ({"setting": "hybrid", "methods": {"fedprox": {"values": {"mu": "1"}}}}, "methods.fedprox"),
-        ({"setting": "hybrid", "methods": {"fedprox": []}}, "methods.fedprox"),
+        ({**EMPTY, "methods": []}, "methods"),
+        ({**EMPTY, "methods": {"fedprox": {"values": {"mu": "1"}}}}, "methods.fedprox"),
+        ({**EMPTY, "methods": {"fedprox": []}}, "methods.fedprox"),
+        ({**EMPTY, "patients": None}, "patients"),
+        ({**EMPTY, "patients": [1]}, "patients"),
         ({"methods": {}}, "setting"),
         ([], "setting"),
     ],
@@ -223,7 +231,7 @@ def test_a_file_that_is_no_record_is_named(tmp_path, record, field):
 
 def test_an_option_that_does_not_exist_is_looked_for_in_the_file_that_has_it(tmp_path, capsys):
     path = tmp_path / "tuned.json"
-    record = {"setting": "hybrid", "methods": {"fedprox": {"values": {"nu": 1.0}}}}
+    record = {**EMPTY, "methods": {"fedprox": {"values": {"nu": 1.0}}}}
     path.write_text(json.dumps(record))
     assert cli("benchmark", "hybrid", "--size", "tiny", "--tuned", path, "--out", tmp_path) == 1
     assert f"{path}: field 'method.fedprox.nu' is not known" in capsys.readouterr().err
@@ -249,7 +257,7 @@ def test_a_setting_may_be_tuned_as_another_one(tmp_path, monkeypatch, own):
     folder.mkdir(parents=True)
     names = {"all-in-one": 0.3, **({"hybrid": 0.7} if own else {})}
     for name, mu in names.items():
-        record = {"setting": name, "methods": {"fedprox": {"values": {"mu": mu}}}}
+        record = {**EMPTY, "setting": name, "methods": {"fedprox": {"values": {"mu": mu}}}}
         (folder / f"{name}-small.json").write_text(json.dumps(record))
     hybrid = load_setting("hybrid", "small")
     monkeypatch.setattr(tuned, "files", lambda _: tmp_path)
@@ -258,31 +266,12 @@ def test_a_setting_may_be_tuned_as_another_one(tmp_path, monkeypatch, own):
     assert read_tuned(hybrid, path).options == {"fedprox": {"mu": 0.3}}
 
 
-def with_scans(folder, **roles):
-    folder.mkdir(exist_ok=True)
-    for number in range(1, 15):
-        (folder / f"{number:02d}-A002304.npz").touch()
-    return load_setting("all-in-one", "small", folder, roles=roles)
-
-
-def test_scans_that_were_tuned_on_are_not_tested(tmp_path):
-    tuned_on = with_scans(tmp_path / "scans", validation=4)
-    scans = short_names(tuned_on.validation.scans)
-    record = {"setting": "all-in-one", "methods": {}, "validation": {"scans": scans}}
-    (tmp_path / "tuned.json").write_text(json.dumps(record))
-    assert read_tuned(tuned_on, tmp_path / "tuned.json") == Tuned()
-    other = with_scans(tmp_path / "scans")
-    with pytest.raises(FedM2CTError, match=r"tuned.json: was tuned on .*/03-A002304.npz, which"):
-        read_tuned(other, tmp_path / "tuned.json")
-    # of a record that names its patients they decide, when the scans have been read
-    (tmp_path / "tuned.json").write_text(json.dumps(record | {"patients": ["p"]}))
-    assert read_tuned(other, tmp_path / "tuned.json").patients == ["p"]
-
-
-def test_the_packaged_options_were_not_tuned_on_what_the_benchmark_tests(tmp_path):
-    assert read_tuned(with_scans(tmp_path / "bench-scans", validation=1, test=9)).options
-    with pytest.raises(FedM2CTError, match=r"package's all-in-one-small.json: was tuned on .*/01-"):
-        read_tuned(with_scans(tmp_path / "bench-scans", validation=0))
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_packaged_options_were_not_tuned_on_what_the_benchmark_tests(name):
+    tuned_on = read_tuned(load_setting(name, "small")).patients
+    published = Path(__file__).parents[2] / "benchmarks" / "results" / f"{name}-small.json"
+    tested = json.loads(published.read_text(encoding="utf-8"))["patients"]["test"]
+    assert tuned_on and tested and not set(tuned_on) & set(tested)
 
 
 def test_patients_that_were_tuned_on_are_not_tested(tmp_path, here, capsys):

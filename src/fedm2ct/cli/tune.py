@@ -25,6 +25,11 @@ from fedm2ct.cli import options
     default=None,
     help="Rounds of a trial, fewer for a quicker search.  [default: the benchmark's]",
 )
+@click.option(
+    "--defaults",
+    is_flag=True,
+    help="Take the defaults for the options in use, not the package's.",
+)
 @options.more_scans
 @click.option(
     "--out",
@@ -45,6 +50,7 @@ def command(
     methods: tuple[str, ...],
     budget: int,
     rounds: int | None,
+    defaults: bool,
     out: Path | None,
     workers: int | None,
     publish: Path | None,
@@ -57,7 +63,7 @@ def command(
     tuned.json, to be given to `fedm2ct benchmark --tuned`.
     """
     from fedm2ct.pipeline.search_spaces import SPACES
-    from fedm2ct.pipeline.tuned import publish_tuned, tuned_folder
+    from fedm2ct.pipeline.tuned import Tuned, publish_tuned, read_tuned, tuned_folder
     from fedm2ct.pipeline.tuning import tune
 
     options.refuse_phantoms(publish, scans)
@@ -67,7 +73,8 @@ def command(
     folder = out or Path("runs") / "tune" / f"{setting}-{size}"
     chosen = list(methods) or list(SPACES)
     side_by_side = options.default_workers(workers)
-    record = tune(wanted, chosen, budget, folder, side_by_side, _show, rounds)
+    in_use = Tuned() if defaults else read_tuned(wanted)
+    record = tune(wanted, chosen, budget, folder, side_by_side, _show, rounds, in_use)
     for method in chosen:
         found = record["methods"][method]
         gain = found["psnr_db"] - found["in_use"]["psnr_db"]

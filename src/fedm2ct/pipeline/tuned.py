@@ -7,21 +7,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fedm2ct.data.sites import split_reference
 from fedm2ct.errors import FedM2CTError
 from fedm2ct.files import write_atomically
 from fedm2ct.pipeline.settings import Setting
 
 Options = dict[str, dict[str, Any]]
 _REMEDY = (
-    "give --validation-patients and --test-patients as for the tuning, other options with --tuned, "
-    "or --defaults"
+    "give --validation-patients and --test-patients as for the tuning, options of "
+    "`fedm2ct tune --defaults` with --tuned, or --defaults"
 )
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """Tuned options by method, and the patients that they were tuned on, where the record says."""
+    """Tuned options by method, and the patients that they were tuned on."""
 
     options: Options = field(default_factory=dict)
     patients: Sequence[str] = ()
@@ -40,8 +39,8 @@ def read_tuned(setting: Setting, path: Path | None = None) -> Tuned:
     Raises
     ------
     FedM2CTError
-        When the file cannot be read, is of another setting, or was tuned on scans that the setting
-        tests. A record that names its patients is for `check_test_patients` to judge.
+        When the file cannot be read or is of another setting. Whether its patients may be tested is
+        for `check_test_patients` to judge.
     """
     if path is None:
         folder = files("fedm2ct").joinpath("settings", "tuned")
@@ -49,28 +48,12 @@ def read_tuned(setting: Setting, path: Path | None = None) -> Tuned:
         packaged = [file for file in map(folder.joinpath, names) if file.is_file()]
         if not packaged:
             return Tuned()
-        source = f"the package's {packaged[0].name}"
         record = json.loads(packaged[0].read_text(encoding="utf-8"))
     else:
-        source, record = str(path), read_record(path)
+        record = read_record(path)
         if record["setting"] not in (setting.name, setting.tuned_as):
             raise FedM2CTError(f"{path}: was tuned for {record['setting']}, not {setting.name}")
-    if "patients" not in record:
-        _check_test_scans(setting, record, source)
-    return Tuned(values_of(record), record.get("patients", ()))
-
-
-def _check_test_scans(setting: Setting, record: Mapping[str, Any], source: str) -> None:
-    """Refuse a record of scans that the setting tests: by name, for it has no more of them."""
-    seen = {_name(scan) for scan in record.get("validation", {}).get("scans", ())}
-    for scan in setting.config.test.scans:
-        if _name(scan) in seen:
-            raise FedM2CTError(f"{source}: was tuned on {scan}, which would be tested; {_REMEDY}")
-
-
-def _name(scan: str) -> str:
-    """Return a scan's name and its folder's, in which records agree wherever the folder is."""
-    return "/".join(Path(split_reference(scan)[0]).parts[-2:])
+    return Tuned(values_of(record), record["patients"])
 
 
 def check_test_patients(scans: Iterable[tuple[str, str]], tuned_on: Sequence[str]) -> None:
@@ -124,6 +107,9 @@ def _fault(record: object) -> str | None:
     table = record if isinstance(record, dict) else {}
     if not isinstance(table.get("setting"), str):
         return "field 'setting' is missing or no name"
+    patients = table.get("patients")
+    if not isinstance(patients, list) or not all(isinstance(name, str) for name in patients):
+        return "field 'patients' is missing or no list of names"
     if not isinstance(table.get("methods"), dict):
         return "field 'methods' is missing or no table"
     for method, entry in table["methods"].items():

@@ -33,7 +33,7 @@ from fedm2ct.pipeline.search_spaces import SPACES
 from fedm2ct.pipeline.settings import Setting, short_names, with_options
 from fedm2ct.pipeline.summary import read_result
 from fedm2ct.pipeline.train import check_pairs, slices_on_disk
-from fedm2ct.pipeline.tuned import Tuned, read_record, read_tuned
+from fedm2ct.pipeline.tuned import Tuned, read_record
 from fedm2ct.pipeline.unit import is_finished, run_unit, unit_folder
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def tune(
     workers: int,
     on_event: Emit,
     rounds: int | None = None,
+    in_use: Tuned | None = None,
 ) -> dict[str, Any]:
     """Search every method's options; write ``tuned.json`` and return what it holds.
 
@@ -85,6 +86,8 @@ def tune(
         Called with every event; ``trial`` says that one is done.
     rounds
         Rounds of a trial; None: the setting's.
+    in_use
+        Options to be replaced; None, or a method that it lacks: the defaults.
 
     Raises
     ------
@@ -102,7 +105,7 @@ def tune(
     check_pairs(setting.config)
     config = validation_config(setting, rounds)
     length = config.training.rounds
-    in_use = _in_use(setting)
+    in_use = in_use or Tuned()
     with (
         alone_in(out),
         warnings_to(lambda text: on_event({"event": "warning", "reason": text})),
@@ -258,14 +261,6 @@ def _score(
         psnr = np.asarray(scores["psnr_db"])
         by_site.append(np.mean([psnr[patients == name].mean() for name in set(patients)]))
     return float(np.mean(by_site))
-
-
-def _in_use(setting: Setting) -> Tuned:
-    """Return what `benchmark` uses in the setting; none where it would refuse the package's."""
-    try:
-        return read_tuned(setting)
-    except FedM2CTError:
-        return Tuned()
 
 
 def _record(
