@@ -139,6 +139,7 @@ def trial(value, score):
 def test_options_in_use_give_way_to_more_than_noise(best, kept):
     present, other = trial(0.1, 30.0), trial(0.2, best)
     assert tuning.chosen(present, [trial(0.3, 29.0), other]) == (present if kept else other)
+    assert tuning.chosen(trial(0.1, None), [other, trial(0.3, 29.0)])["psnr_db"] == (best or 29.0)
 
 
 @pytest.mark.parametrize("defaults", [False, True])
@@ -156,7 +157,7 @@ def test_options_in_use_are_tried_besides_the_budget(tmp_path, here, monkeypatch
     assert ("who chose them" in record["patients"]) is not defaults
 
 
-@pytest.mark.parametrize("diverged", ["trial-1", "trial-0"])
+@pytest.mark.parametrize("diverged", ["trial-1", "trial-0", ""])
 def test_a_trial_that_diverges_is_passed_over(tmp_path, here, monkeypatch, capsys, diverged):
     whole = tuning.run_unit
 
@@ -166,15 +167,19 @@ def test_a_trial_that_diverges_is_passed_over(tmp_path, here, monkeypatch, capsy
         whole(config, method, seed, run, *others)
 
     monkeypatch.setattr(tuning, "run_unit", run_unit)
-    in_use = diverged == "trial-0"  # the defaults: without a score there is nothing to compare with
-    assert tune(tmp_path, "--method", "fedprox", "--budget", 3) == in_use
-    said = capsys.readouterr().err
-    assert "fedprox with {'mu': " in said and ": diverged  mu = " in said
-    if in_use:
-        assert "diverged with the options in use ({'mu': 0.01" in said
+    every = diverged == ""
+    assert tune(tmp_path, "--method", "fedprox", "--budget", 2) == every
+    said = capsys.readouterr()
+    assert "fedprox with {'mu': " in said.err and ": diverged  mu = " in said.err
+    if every:
+        assert "diverged with all options" in said.err
         return
-    trials = read_record(tmp_path / "tuned.json")["methods"]["fedprox"]["trials"]
-    assert [entry["psnr_db"] is None for entry in trials] == [False, True, False]
+    found = read_record(tmp_path / "tuned.json")["methods"]["fedprox"]
+    first_is_in_use = diverged == "trial-0"
+    scores = [entry["psnr_db"] is None for entry in found["trials"]]
+    assert scores == [first_is_in_use, not first_is_in_use]
+    assert found["values"] == found["trials"][first_is_in_use]["values"]
+    assert ("those in use diverge" if first_is_in_use else "in use already") in said.out
 
 
 def test_trials_may_have_fewer_rounds_than_the_benchmark(tmp_path, here, capsys):

@@ -77,10 +77,14 @@ def command(
     record = tune(wanted, chosen, budget, folder, side_by_side, _show, rounds, in_use)
     for method in chosen:
         found = record["methods"][method]
-        gain = found["psnr_db"] - found["in_use"]["psnr_db"]
-        change = f"{gain:+.2f} to those in use" if gain else "in use already"
+        before, after = found["in_use"]["psnr_db"], found["psnr_db"]
+        change = "in use already"
+        if before is None:
+            change = "those in use diverge"
+        elif after != before:
+            change = f"{after - before:+.2f} to those in use"
         values = _text(found["values"])
-        click.echo(f"{method:<12} {found['psnr_db']:.2f} dB ({change})  {values}")
+        click.echo(f"{method:<12} {after:.2f} dB ({change})  {values}")
     click.echo(f"\nOptions: {folder / 'tuned.json'}")
     if publish is not None:
         click.echo(f"Published: {publish_tuned(record, publish)}")

@@ -94,7 +94,7 @@ def tune(
     FedM2CTError
         When a method has nothing to tune, optuna is not installed, the folder holds a tuning of
         another kind, another command is at work in it, a trial fails, or the training diverges
-        with the options in use.
+        with all options.
     """
     for method in methods:
         if method not in SPACES:
@@ -192,16 +192,17 @@ def chosen(present: Trial, trials: Sequence[Trial]) -> Trial:
     Raises
     ------
     FedM2CTError
-        When the options in use have no score.
+        When none of them has a score.
     """
-    if present["psnr_db"] is None:
+    scored = [entry for entry in (*trials, present) if entry["psnr_db"] is not None]
+    if not scored:
         raise FedM2CTError(
-            f"the training has diverged with the options in use ({present['values']}); lower the "
-            "learning rate (training.learning_rate, training.projection_learning_rate)"
+            "the training has diverged with all options that were tried; lower the learning rate "
+            "(training.learning_rate, training.projection_learning_rate)"
         )
-    scored = [entry for entry in trials if entry["psnr_db"] is not None]
-    best = max(scored, key=lambda entry: entry["psnr_db"], default=present)
-    return best if best["psnr_db"] > present["psnr_db"] + MARGIN_DB else present
+    best = max(scored, key=lambda entry: entry["psnr_db"])
+    reached = present["psnr_db"]
+    return best if reached is None or best["psnr_db"] > reached + MARGIN_DB else present
 
 
 def defaults(config: RunConfig, method: str) -> dict[str, Any]:
