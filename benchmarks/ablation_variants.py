@@ -11,8 +11,6 @@ TWO_WAY_LAMBDA = 0.3
 RAMP_ROUNDS = 4
 LONGER = 3
 BUSY = 5
-DECAY = 0.97
-_AVERAGE = f"sites validate and keep a mean of the weights (decay {DECAY})"
 _LONG = f"{LONGER} times as many rounds"
 _BUSY = f"the server trains {BUSY} times as long"
 
@@ -79,8 +77,6 @@ def _parts(base: RunConfig) -> dict[str, Variant]:
             "new simulations in every round", changes={"training": {"simulate_every": 1}}
         ),
         "long": Variant(_LONG, changes=_longer(base)),
-        "average": Variant(_AVERAGE, changes=_average()),
-        "average-long": Variant(f"{_AVERAGE}, {_LONG}", changes=_average(_longer(base))),
         "consistency" if other else "no-consistency": Variant(
             "the private network also sees what the measurement leaves unexplained"
             if other
@@ -98,11 +94,6 @@ def for_rounds(training: TrainingConfig, rounds: int) -> dict[str, int]:
 
 def _longer(base: RunConfig) -> Changes:
     return {"training": for_rounds(base.training, LONGER * base.training.rounds)}
-
-
-def _average(further: Changes | None = None) -> Changes:
-    training = (further or {}).get("training", {})
-    return {"training": {**training, "weight_average": DECAY}}
 
 
 def _busy_server(base: RunConfig) -> Changes:
@@ -218,10 +209,6 @@ def _rivals(base: RunConfig) -> dict[str, Variant]:
         ),
         "local-analytical": Variant("local only, FBP for the learned parts", "local", analytical),
         "local-long": Variant(f"local only, {_LONG}", "local", _longer(base)),
-        "local-average": Variant(f"local only, {_AVERAGE}", "local", _average()),
-        "local-average-long": Variant(
-            f"local only, {_AVERAGE}, {_LONG}", "local", _average(_longer(base))
-        ),
         "fedavg": Variant("FedAvg", "fedavg"),
         "fedavg-cross": Variant("FedAvg, prompted, with cross-protocol training", "fedavg_cross"),
         "fedavg-long": Variant(f"FedAvg, {_LONG}", "fedavg", _longer(base)),

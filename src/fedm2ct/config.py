@@ -117,7 +117,7 @@ class TrainingConfig(_Model):
     new noise, every `simulate_every` rounds: with an iterative start that is most of their work.
     """
 
-    neutral: ClassVar[frozenset[str]] = frozenset({"precision", "simulate_every", "weight_average"})
+    neutral: ClassVar[frozenset[str]] = frozenset({"precision", "simulate_every"})
 
     rounds: int = Field(default=12, ge=1)
     local_steps: int = Field(default=60, ge=1)
@@ -128,7 +128,6 @@ class TrainingConfig(_Model):
     loss: Literal["l2", "charbonnier"] = "charbonnier"
     precision: Literal["float32", "bfloat16"] = "float32"
     simulate_every: int = Field(default=1, ge=1)
-    weight_average: float = Field(default=0.0, ge=0, lt=1)
 
     def simulated_in(self, round_index: int) -> int:
         """Return the round, of those up to this one, in which its acquisitions are simulated."""

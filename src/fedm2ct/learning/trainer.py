@@ -5,7 +5,6 @@ order of its batches and its place in the learning-rate schedule: a site that re
 needs no random state.
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from fedm2ct.learning.losses import validation_psnr
 from fedm2ct.learning.seeds import generator
 from fedm2ct.learning.slice_privacy import SlicePrivacy, sampling_rate
 from fedm2ct.learning.slices import Slices, paired
-from fedm2ct.learning.weight_average import WeightAverage
 from fedm2ct.model.ts_iradonmap import Reconstruction, TSiRadonMAP
 from fedm2ct.physics.protocols import Protocol
 
@@ -153,8 +151,6 @@ class SiteTrainer:
         self.task, self.training, self.seed, self.device = task, training, seed, device
         self.model = channels_last(model.to(device))
         self.optimiser = make_optimiser([self.model], training)
-        decay = training.weight_average
-        self.average = WeightAverage(self.model, decay) if decay else None
         self.train_data = Slices(task.train, self.model, device)
         self.validation_data = self.validation_slices()
         self.best_psnr = -math.inf
@@ -233,8 +229,6 @@ class SiteTrainer:
         if correct is not None:
             correct()
         self.optimiser.step()
-        if self.average is not None:
-            self.average.update()
         return value.detach()
 
     def _loss_of(self, chosen: Tensor, loss: Loss) -> Tensor:
@@ -253,13 +247,8 @@ class SiteTrainer:
         """Weigh private against shared on the validation slices, score, keep the best model.
 
         Public validation slices count for the weight and for what is best; the scores returned
-        are on the site's own slices, so that they can be compared between methods. With
-        `training.weight_average` it is the mean of the weights that is scored and kept.
+        are on the site's own slices, so that they can be compared between methods.
         """
-        with contextlib.nullcontext() if self.average is None else self.average.in_place():
-            return self._validate()
-
-    def _validate(self) -> dict[str, float]:
         self.model.eval()
         everything = torch.arange(len(self.validation_data))
         sinogram, truth, analytical = self.validation_data.batch(everything)
@@ -304,11 +293,9 @@ class SiteTrainer:
 
     def state(self) -> State:
         """Return all that the site keeps between rounds: private part, optimiser, best model."""
-        averaged = {} if self.average is None else self.average.state()
         return {
             **{f"model.{n}": t for n, t in self.model.private_state().items()},
             **{f"optimiser.{n}": t for n, t in optimiser_state(self.optimiser).items()},
-            **{f"average.{n}": t for n, t in averaged.items()},
             **self.best_state(),
         }
 
@@ -316,8 +303,6 @@ class SiteTrainer:
         """Restore what `state` returned."""
         self.load_model_state(state)
         load_optimiser_state(self.optimiser, part_of(state, "optimiser."))
-        if self.average is not None:
-            self.average.load_state(part_of(state, "average."))
 
     def load_model_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore the model and the best model, but not the optimiser."""

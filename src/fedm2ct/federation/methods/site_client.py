@@ -50,8 +50,6 @@ class SiteClient(ClientHalf):
         """Train for one round; see `ClientHalf.fit`."""
         metrics: dict[str, float] = {}
         self.trainer.model.load_shared(parameters_of(shared))
-        if self.trainer.average is not None:
-            self.trainer.average.restart(SHARED_PREFIX)
         if self.validate_download:
             metrics.update(self.trainer.validate())
         metrics["loss"] = self.train(round_index, shared)
@@ -77,8 +75,6 @@ class SiteClient(ClientHalf):
     def finish(self, shared: State) -> Mapping[str, float]:
         """Validate the last global model where the method's product is one."""
         self.trainer.model.load_shared(parameters_of(shared))
-        if self.trainer.average is not None:
-            self.trainer.average.restart(SHARED_PREFIX)
         metrics = self.trainer.validate() if self.validate_download else {}
         return {**metrics, "best_val_psnr_db": self.trainer.best_psnr}
 
