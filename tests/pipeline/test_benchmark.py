@@ -17,7 +17,7 @@ from fedm2ct.pipeline.benchmark_scores import Costs, scores_of
 from fedm2ct.pipeline.benchmark_units import places, timed_on, unpack
 from fedm2ct.pipeline.conventional import CONVENTIONAL
 from fedm2ct.pipeline.run_lock import alone_in
-from fedm2ct.pipeline.train import check_tested
+from fedm2ct.pipeline.train import check_scans
 from fedm2ct.pipeline.unit import unit_folder
 from fedm2ct.report.benchmark_page import benchmark_page
 from fedm2ct.report.style import label
@@ -420,10 +420,32 @@ def test_units_of_other_slices_of_the_same_patients_are_refused(tmp_path):
     result = {"scores": {"A": {"": {"patients": ["p", "q", "q"]}}}}
     (folder / "result.json").write_text(json.dumps(result))
     slices = [{"patient": "p", "slices": [4]}, {"patient": "q", "slices": [2, 6]}]
-    check_tested(folder, {"slices": {"test": slices}})
+    check_scans(folder, {"slices": {"test": slices}})
     for other in (slices[::-1], [{"patient": "p", "slices": [4, 5]}, slices[1]]):
         with pytest.raises(FedM2CTError, match=r"on other test slices .* \(of the same patients\)"):
-            check_tested(folder, {"slices": {"test": other}})
+            check_scans(folder, {"slices": {"test": other}})
+
+
+@pytest.mark.parametrize("options", [("--methods", "sirt"), ("--collect",)])
+def test_units_that_were_trained_on_other_scans_under_the_same_paths_are_refused(
+    published, tmp_path, capsys, options
+):
+    place = checkout(tmp_path)
+    assert published(tmp_path / "a", "--methods", "fedavg", "--publish", place) == 0
+    units = place / "benchmarks" / "results" / "all-in-one-tiny-units.json"
+    content = json.loads(units.read_text())
+    result = content["units"]["fedavg/0"]["result"]
+    manifest = json.loads((tmp_path / "a" / "run" / "manifest.json").read_text())
+    assert result["trained_on"] == manifest["trained_on"]
+    result["trained_on"] = "of other voxels"
+    units.write_text(json.dumps(content))
+    assert published(tmp_path / "b", "--restore", units, *options) == 1
+    folder = tmp_path / "b" / "run" / "fedavg" / "seed-0"
+    assert f"{folder}: was trained on other slices" in capsys.readouterr().err
+    assert not (tmp_path / "b" / "results.json").exists()
+    del result["trained_on"]  # as of an older version
+    units.write_text(json.dumps(content))
+    assert published(tmp_path / "c", "--restore", units, "--collect") == 0
 
 
 def test_restored_units_are_collected_without_a_run(published, tmp_path):

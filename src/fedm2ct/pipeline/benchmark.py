@@ -28,7 +28,7 @@ from fedm2ct.pipeline.provenance import provenance
 from fedm2ct.pipeline.run_lock import alone_in
 from fedm2ct.pipeline.settings import Setting, without_folders
 from fedm2ct.pipeline.summary import read_result, reference
-from fedm2ct.pipeline.train import check_tested, run_units
+from fedm2ct.pipeline.train import check_scans, run_units
 from fedm2ct.pipeline.tuned import Tuned
 from fedm2ct.pipeline.unit import is_finished, seeds_in, unit_folder
 from fedm2ct.report.benchmark_page import benchmark_page
@@ -112,7 +112,8 @@ class Benchmark:
         Raises
         ------
         FedM2CTError
-            When nothing is finished, or a unit was scored on other test slices than the scans hold.
+            When nothing is finished, or a unit was scored or trained on other slices than the
+            scans hold.
         """
         finished = self.finished()
         if not finished:
@@ -120,7 +121,7 @@ class Benchmark:
         config, manifest = self.setting.config, self._manifest()
         for method, seeds in finished.items():
             for seed in seeds:
-                check_tested(unit_folder(self.run, method, seed), manifest)
+                check_scans(unit_folder(self.run, method, seed), manifest)
         results: Results = {
             method: {seed: read_result(self.run, method, seed) for seed in seeds}
             for method, seeds in finished.items()

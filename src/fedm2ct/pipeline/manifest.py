@@ -63,6 +63,7 @@ def write_manifest(config: RunConfig, cohort: Cohort, run: Path) -> dict[str, An
             role: about["slices"] if role in public else numbered_slices(role, about)
             for role, about in roles.items()
         },
+        "trained_on": cohort.trained_on(),
         "notes": NOTES,
         "scans": {name: scan for about in public.values() for name, scan in about["scans"].items()},
     }

@@ -1,5 +1,6 @@
 """Configuration in, tasks out: read scans, split patients, simulate every site's acquisition."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,21 @@ class Cohort:
     def public(self) -> list[tuple[Scan, Sequence[int]]]:
         """Return the server's public scans and their slices."""
         return [(self.scans[s.scan], s.slices) for s in self.split[META]]
+
+    def trained_on(self) -> str:
+        """Return a short hash of what training reads: each role's voxels, whatever they are called.
+
+        The test patients are not among it, nor are slices that no role uses.
+        """
+        digest = hashlib.sha256()
+        for role in sorted(self.split.roles.keys() - {TEST}):
+            for used in self.split[role]:
+                scan = self.scans[used.scan]
+                spacing = tuple(map(float, scan.spacing_zyx_mm))
+                about = (role, spacing, len(used.slices), len(used.held_out))
+                digest.update(repr(about).encode())
+                digest.update(scan.hu[[*used.slices, *used.held_out]].tobytes())
+        return digest.hexdigest()[:16]
 
 
 def site_protocol(site: SiteConfig, image_size: int) -> Protocol:

@@ -3,7 +3,8 @@
 Paths, patients' pseudonyms, provenance and hashes are the site's. Whatever else a run writes calls
 the scans of site A ``A-scan-1``, ``A-scan-2`` in the order of the configuration, and its patients
 ``A-patient-1`` and so on. The test patients and the public scans of the meta-set belong to whoever
-runs the federation, and are named.
+runs the federation, and are named. Of what training reads the manifest has one short hash, over all
+roles together (`Cohort.trained_on`): who does not have every scan cannot tell any by it.
 """
 
 import hashlib

@@ -199,19 +199,31 @@ def _unfinished(
         job.name for job in jobs if is_finished(config, job.arguments["method"], run / job.name)
     ]
     for name in done:
-        check_tested(run / name, manifest)
+        check_scans(run / name, manifest)
         on_event({"job": name, "event": "unit-done", "before": True})
     return [job for job in jobs if job.name not in done]
 
 
-def check_tested(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse a finished unit of other test slices than the run's: scores are compared in pairs.
+def check_scans(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a finished unit of other slices than the run's: scores are compared in pairs.
 
     Raises
     ------
     FedM2CTError
-        When the unit's slices are of other patients, or not as many of each in the same order.
+        When the unit's test slices are of other patients, or not as many of each in the same order,
+        or when it was trained on other slices. Older units do not say on which.
     """
+    _check_tested(folder, manifest)
+    known = stored_result(folder).get("trained_on"), manifest.get("trained_on")
+    if None not in known and len(set(known)) > 1:
+        raise FedM2CTError(
+            f"{folder}: was trained on other slices than the scans given hold, though under the "
+            "same paths; give the scans that it was trained on, or choose another --out folder "
+            "without --restore"
+        )
+
+
+def _check_tested(folder: Path, manifest: Mapping[str, Any]) -> None:
     patients = [e["patient"] for e in manifest["slices"]["test"] for _ in e["slices"]]
     for outputs in stored_result(folder)["scores"].values():
         if outputs[""]["patients"] != patients:

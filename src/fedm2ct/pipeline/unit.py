@@ -203,6 +203,7 @@ def finish(config: RunConfig, cohort: Cohort, method: str, seed: int, run: Path)
         "scores": scores,
         "tested": test_fingerprint(config),
         "trained": unit_fingerprint(config, method),
+        "trained_on": cohort.trained_on(),
     }
     if method in CONVENTIONAL:
         result["settings"] = read_settings(folder)
