@@ -8,6 +8,7 @@ ABLATIONS = (
     "ablation",
     "ablation-all-in-one-small",
     "ablation-all-in-one-small-5-slices",
+    "ablation-all-in-one-small-40-rounds",
     "ablation-multi-vendor-small",
 )
 """Stored ablations, by the names of their files."""
