@@ -213,27 +213,36 @@ def check_scans(folder: Path, manifest: Mapping[str, Any]) -> None:
         When the unit's test slices are of other patients, or not as many of each in the same order,
         or when it was trained on other slices. Older units do not say on which.
     """
-    _check_tested(folder, manifest)
-    known = stored_result(folder).get("trained_on"), manifest.get("trained_on")
-    if None not in known and len(set(known)) > 1:
-        raise FedM2CTError(
-            f"{folder}: was trained on other slices than the scans given hold, though under the "
-            "same paths; give the scans that it was trained on, or choose another --out folder "
-            "without --restore"
-        )
+    result = stored_result(folder)
+    others = {
+        "scored": _other_tests(result, manifest),
+        "trained": _other_training(result, manifest),
+    }
+    for how, other in others.items():
+        if other:
+            raise FedM2CTError(
+                f"{folder}: was {how} on other {other}; give the scans that it was {how} on, or "
+                "choose another --out folder without --restore"
+            )
 
 
-def _check_tested(folder: Path, manifest: Mapping[str, Any]) -> None:
+def _other_tests(result: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """Return how a unit's test slices are not the run's; nothing where they are."""
     patients = [e["patient"] for e in manifest["slices"]["test"] for _ in e["slices"]]
-    for outputs in stored_result(folder)["scores"].values():
+    for outputs in result["scores"].values():
         if outputs[""]["patients"] != patients:
             other = sorted(set(outputs[""]["patients"]) ^ set(patients))
             what = f"{', '.join(other)}: on one side only" if other else "of the same patients"
-            raise FedM2CTError(
-                f"{folder}: was scored on other test {'patients' if other else 'slices'} than the "
-                f"scans given hold ({what}); give the scans that it was scored on, or choose "
-                "another --out folder without --restore"
-            )
+            kind = "patients" if other else "slices"
+            return f"test {kind} than the scans given hold ({what})"
+    return ""
+
+
+def _other_training(result: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """Return that a unit's training slices are not the run's; nothing where they may be."""
+    unit, run = result.get("trained_on"), manifest.get("trained_on")
+    alike = unit is None or run is None or unit == run
+    return "" if alike else "slices than the scans given hold, though under the same paths"
 
 
 @contextmanager
